@@ -1,0 +1,2 @@
+//! The caskad command.
+fn main() {}

@@ -1,0 +1,57 @@
+//! Every bound on what caskad accepts from a disk, a user or a peer, in one place.
+//!
+//! A length that is read is checked against one of these before anything is allocated for it.
+
+/// Longest plain chunk, in bytes. Cut sizes never exceed it.
+pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// Longest encoded payload of a pack record that holds a chunk: raw is always possible, so encodings never grow a chunk.
+pub const ENCODED_CHUNK_BYTES: usize = CHUNK_BYTES;
+
+/// Longest manifest, in bytes of CBOR. At 36 bytes a chunk this is over 3 million chunks, 800 GB of tensors.
+pub const MANIFEST_BYTES: usize = 128 << 20;
+
+/// Longest ref or removal record, in bytes of CBOR.
+pub const REF_BYTES: usize = 128 << 10;
+
+/// A payload below this many bytes is carried inside the manifest and makes no chunk.
+pub const INLINE_BYTES: usize = 1 << 10;
+
+/// Longest key, scope excluded, in bytes.
+pub const KEY_BYTES: usize = 512;
+
+/// Longest label, in bytes.
+pub const LABEL_BYTES: usize = 128;
+
+/// Longest path of a file inside a version, in bytes.
+pub const PATH_BYTES: usize = 4096;
+
+/// Most files in one version.
+pub const FILES: usize = 1 << 20;
+
+/// Most segments in one version.
+pub const SEGMENTS: usize = 1 << 20;
+
+/// Longest segment name, in bytes.
+pub const SEGMENT_NAME_BYTES: usize = 4096;
+
+/// Most dimensions of a tensor's shape.
+pub const SHAPE_DIMENSIONS: usize = 16;
+
+/// Most user metadata entries of one version.
+pub const META_ENTRIES: usize = 1024;
+
+/// Longest user metadata key or text value, in bytes.
+pub const META_BYTES: usize = 4096;
+
+/// Longest safetensors JSON header that is parsed; a longer one makes the file opaque.
+pub const SAFETENSORS_HEADER_BYTES: usize = 16 << 20;
+
+/// Longest stretch of a GGUF file that is walked for its tensor table; a longer one makes the file opaque.
+pub const GGUF_HEADER_BYTES: usize = 64 << 20;
+
+/// Longest zip central directory that is parsed; a longer one makes the file opaque.
+pub const ZIP_DIRECTORY_BYTES: usize = 16 << 20;
+
+/// Most delta bases between a chunk and one that stands alone.
+pub const DELTA_DEPTH: u8 = 16;
