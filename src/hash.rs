@@ -1,4 +1,4 @@
-//! [`Hash`]: the BLAKE3-256 name of chunks, manifests and whole payloads.
+//! [`struct@Hash`]: the BLAKE3-256 name of chunks, manifests and whole payloads.
 
 use std::fmt;
 use std::str::FromStr;
@@ -103,7 +103,8 @@ mod tests {
     fn text_form_round_trips_and_rejects_anything_else() {
         let hash = Hash::of(b"caskad");
         assert_eq!(hash.to_string().parse(), Ok(hash));
-        for bad in ["", "00", &hash.to_string().to_uppercase(), &format!("{hash}0"), &"g".repeat(64), &"é".repeat(32)] {
+        for bad in ["", "00", &hash.to_string().to_uppercase(), &format!("{hash}0"), &"g".repeat(64), &"é".repeat(32)]
+        {
             assert_eq!(bad.parse::<Hash>(), Err(ParseHashError), "{bad}");
         }
     }

@@ -26,6 +26,9 @@ pub const LABEL_BYTES: usize = 128;
 /// Longest path of a file inside a version, in bytes.
 pub const PATH_BYTES: usize = 4096;
 
+/// Most chunks in one version. A manifest that lists more is over [`MANIFEST_BYTES`] anyway.
+pub const CHUNKS: usize = MANIFEST_BYTES / 33;
+
 /// Most files in one version.
 pub const FILES: usize = 1 << 20;
 
@@ -34,6 +37,12 @@ pub const SEGMENTS: usize = 1 << 20;
 
 /// Longest segment name, in bytes.
 pub const SEGMENT_NAME_BYTES: usize = 4096;
+
+/// Longest name of an element type, in bytes.
+pub const DTYPE_BYTES: usize = 64;
+
+/// Longest media type of a file, in bytes.
+pub const MEDIA_TYPE_BYTES: usize = 256;
 
 /// Most dimensions of a tensor's shape.
 pub const SHAPE_DIMENSIONS: usize = 16;
@@ -44,6 +53,10 @@ pub const META_ENTRIES: usize = 1024;
 /// Longest user metadata key or text value, in bytes.
 pub const META_BYTES: usize = 4096;
 
+/// All user metadata of one version, in bytes: keys and texts as they are, eight for a number. With every other field
+/// at its longest, a ref that carries this much stays below [`REF_BYTES`].
+pub const META_TOTAL_BYTES: usize = 64 << 10;
+
 /// Longest safetensors JSON header that is parsed; a longer one makes the file opaque.
 pub const SAFETENSORS_HEADER_BYTES: usize = 16 << 20;
 
@@ -53,5 +66,17 @@ pub const GGUF_HEADER_BYTES: usize = 64 << 20;
 /// Longest zip central directory that is parsed; a longer one makes the file opaque.
 pub const ZIP_DIRECTORY_BYTES: usize = 16 << 20;
 
+/// Longest NPY header inside a zip that is parsed; a member with a longer one is not taken for an array.
+pub const NPY_HEADER_BYTES: usize = 64 << 10;
+
+/// Most arrays inside one another in a GGUF file's metadata; deeper ones make the file opaque.
+pub const GGUF_ARRAY_DEPTH: usize = 8;
+
 /// Most delta bases between a chunk and one that stands alone.
 pub const DELTA_DEPTH: u8 = 16;
+
+/// Most threads of one operation.
+pub const THREADS: usize = 256;
+
+/// Deepest nesting of directories that is stored.
+pub const DIRECTORY_DEPTH: usize = 128;
