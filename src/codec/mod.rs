@@ -1,1 +1,53 @@
-//! codec
+//! How a chunk's bytes are kept: [`Encoder`] picks the smallest encoding that pays, [`Decoder`] undoes it.
+//!
+//! | codec | payload | for |
+//! |---|---|---|
+//! | raw | the plain bytes | what nothing shortens by 1/64 |
+//! | zstd | one standard zstd frame | text, code, whatever repeats |
+//! | planes | byte planes of the elements (byte map in `planes.rs`) | weights and gradients, whose exponents repeat and whose mantissas are noise |
+//!
+//! **Why planes.** A trained weight's exponent takes a few of its 256 values most of the time, its mantissa all values alike. Side by
+//! side the two hide each other from a byte-wise coder; apart, the exponents shrink to a third and the mantissas are copied.
+//! **Why no matches.** On exponent planes, Huffman codes alone are both smaller and faster than LZ77: chance matches of noise cost more than
+//! they save. libzstd does that too when asked (`frame.rs`), so every coded plane is a standard zstd frame.
+//!
+//! The layer is pure: values in, values out, no clock, no I/O, no threads. A chunk is at most
+//! [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) long, and stored bytes are hostile until the chunk's hash says otherwise.
+
+mod decoder;
+mod encoder;
+mod entropy;
+mod frame;
+mod plane;
+mod planes;
+mod transpose;
+
+pub use decoder::Decoder;
+pub use encoder::{Effort, Encoder};
+
+use crate::chunk::Codec;
+use crate::limits;
+
+/// Why stored bytes do not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The stored bytes end before the chunk is complete.
+    #[error("the encoded chunk ends too early")]
+    Truncated,
+
+    /// The stored bytes are not what this codec writes, or hold another number of plain bytes.
+    #[error("the encoded chunk is not valid: {0}")]
+    Invalid(&'static str),
+
+    /// A codec that this version only knows by name.
+    #[error("this version of caskad cannot read chunks encoded as {0}; use a newer one")]
+    Unsupported(Codec),
+
+    /// The plain length is over the limit, so nothing was allocated for it.
+    #[error("a chunk of {plain_len} bytes is over the limit of {}", limits::CHUNK_BYTES)]
+    TooLong {
+        /// Plain bytes.
+        plain_len: usize,
+    },
+}

@@ -1,0 +1,113 @@
+//! The payload of [`Codec::Planes`](crate::chunk::Codec::Planes): a chunk's elements as byte planes.
+//!
+//! Byte map, version 1, numbers little-endian; *w* is the element width, *n* the number of whole elements:
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 1 | *w*: 1, 2, 4 or 8 |
+//! | 1 + 5*i* | 1 | mode of plane *i*, for *i* in 0..*w*: 0 constant, 1 raw, 2 one zstd frame |
+//! | 2 + 5*i* | 4 | stored length of plane *i* |
+//! | 1 + 5*w* | sum of the stored lengths | the planes, in order |
+//! | … | plain length mod *w* | the tail: the bytes after the last whole element, as they are |
+//!
+//! Plane *i* holds byte *i* (the lowest is 0) of every element, elements rotated left by one bit if *w* > 1. A constant plane is
+//! stored as its one byte, a raw one as its *n* bytes; a frame decodes to *n* bytes. Nothing follows the tail.
+//!
+//! Invariant: reading is strict (lengths add up to the payload, every plane is *n* bytes) and never allocates more than the
+//! plain length.
+
+use super::CodecError;
+use super::plane::{PlaneMode, PlaneReader, PlaneWriter};
+use super::transpose;
+
+/// Bytes of a plane's entry in the header.
+const ENTRY_BYTES: usize = 5;
+
+/// Widest element.
+const MOST_PLANES: usize = 8;
+
+/// Writes payloads.
+pub(super) struct PlanesWriter {
+    plane: PlaneWriter,
+    planes: Vec<u8>,
+}
+
+impl PlanesWriter {
+    pub(super) fn new() -> PlanesWriter {
+        PlanesWriter { plane: PlaneWriter::new(), planes: Vec::new() }
+    }
+
+    /// Appends the payload of `plain`, elements of `width` bytes, to `out`.
+    pub(super) fn append(&mut self, plain: &[u8], width: usize, out: &mut Vec<u8>) {
+        let count = plain.len() / width;
+        let (elements, tail) = plain.split_at(count * width);
+        // Growing only, so that a worker zeroes its buffer once and not for every chunk.
+        if self.planes.len() < elements.len() {
+            self.planes.resize(elements.len(), 0);
+        }
+        let planes = &mut self.planes[..elements.len()];
+        transpose::split(width, elements, planes);
+
+        let header = out.len();
+        out.push(width as u8);
+        out.resize(header + 1 + ENTRY_BYTES * width, 0);
+        for i in 0..width {
+            let start = out.len();
+            let mode = self.plane.append(&planes[i * count..(i + 1) * count], out);
+            let len = (out.len() - start) as u32;
+            let entry = header + 1 + ENTRY_BYTES * i;
+            out[entry] = mode as u8;
+            out[entry + 1..entry + ENTRY_BYTES].copy_from_slice(&len.to_le_bytes());
+        }
+        out.extend_from_slice(tail);
+    }
+}
+
+/// Reads payloads.
+pub(super) struct PlanesReader {
+    plane: PlaneReader,
+    room: Vec<u8>,
+}
+
+impl PlanesReader {
+    pub(super) fn new() -> PlanesReader {
+        PlanesReader { plane: PlaneReader::new(), room: Vec::new() }
+    }
+
+    /// Decodes the payload `stored` into `out`, which it must fill.
+    pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+        let (&[width], stored) = stored.split_first_chunk().ok_or(CodecError::Truncated)?;
+        let width = usize::from(width);
+        if !matches!(width, 1 | 2 | 4 | 8) {
+            return Err(CodecError::Invalid("the element width is not 1, 2, 4 or 8"));
+        }
+        let count = out.len() / width;
+        let (elements, tail) = out.split_at_mut(count * width);
+        if self.room.len() < elements.len() {
+            self.room.resize(elements.len(), 0);
+        }
+
+        let (mut header, mut body) = stored.split_at_checked(ENTRY_BYTES * width).ok_or(CodecError::Truncated)?;
+        let mut rooms = self.room.chunks_exact_mut(count.max(1));
+        let mut planes = [&[][..]; MOST_PLANES];
+        for plane in &mut planes[..width] {
+            let (entry, rest) = header.split_first_chunk::<ENTRY_BYTES>().ok_or(CodecError::Truncated)?;
+            let [mode, len @ ..] = *entry;
+            header = rest;
+            let mode = PlaneMode::from_byte(mode).ok_or(CodecError::Invalid("unknown mode of a plane"))?;
+            let (coded, rest) = body.split_at_checked(u32::from_le_bytes(len) as usize).ok_or(CodecError::Truncated)?;
+            body = rest;
+            let room = if count == 0 { &mut [][..] } else { rooms.next().unwrap_or_default() };
+            *plane = self.plane.read(mode, coded, room)?;
+        }
+        if body.len() < tail.len() {
+            return Err(CodecError::Truncated);
+        }
+        if body.len() > tail.len() {
+            return Err(CodecError::Invalid("bytes follow the last plane"));
+        }
+        transpose::join(&planes[..width], elements);
+        tail.copy_from_slice(body);
+        Ok(())
+    }
+}
