@@ -1,5 +1,7 @@
 //! caskad keeps many versions of model checkpoints at the price of what changed, and proves every byte by hash.
 
+pub mod backend;
+pub mod cache;
 mod cbor;
 pub mod chunk;
 pub mod codec;
@@ -12,6 +14,7 @@ mod meta;
 pub mod monitor;
 pub mod refs;
 pub mod split;
+pub mod store;
 
 pub use error::{Error, Result};
 pub use hash::Hash;

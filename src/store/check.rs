@@ -1,0 +1,68 @@
+//! What the packs and the index hold, all of it: for totals, and to find damage that no version reaches.
+
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::monitor::Monitor;
+use crate::store::chunk_store::ChunkStore;
+use crate::store::index::Entry;
+use crate::store::pack::{PACK_HEADER_BYTES, check_pack_header, pack_name};
+use crate::store::recovery::list_packs;
+use crate::store::scan::{Found, Walk, walk_pack};
+
+/// Bytes on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Number of packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Bytes of the index database.
+    pub index_bytes: u64,
+}
+
+impl ChunkStore {
+    /// Calls `visit` for every chunk and manifest, in order of hash.
+    pub fn for_each_entry(&self, visit: impl FnMut(Hash, Entry)) -> Result<()> {
+        self.checkpoint_if_writable()?;
+        self.inner.index.for_each(visit)
+    }
+
+    /// What the store takes on disk.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        let packs = list_packs(&*self.inner.backend)?;
+        let pack_bytes = packs.iter().map(|&(_, len)| len).sum();
+        Ok(DiskUsage { packs: packs.len() as u64, pack_bytes, index_bytes: self.inner.index.disk_bytes()? })
+    }
+
+    /// Checks both checksums of every record of every pack. Answers with each damaged place and what is wrong there.
+    pub fn check_packs(&self, monitor: &Monitor) -> Result<Vec<(String, String)>> {
+        self.checkpoint_if_writable()?;
+        let mut damaged = Vec::new();
+        let packs = list_packs(&*self.inner.backend)?;
+        monitor.begin("packs", packs.iter().map(|&(_, len)| len).sum());
+        for (pack, len) in packs {
+            let name = pack_name(pack);
+            let read_error = |error| Error::io("read", self.inner.backend.describe(&name), error);
+            let reader = self.inner.backend.open(&name).map_err(read_error)?;
+            let mut header = [0; PACK_HEADER_BYTES];
+            let n = reader.read_at(0, &mut header).map_err(read_error)?;
+            if let Err(why) = check_pack_header(header.get(..n).unwrap_or_default(), pack) {
+                damaged.push((name.clone(), why.to_string()));
+            }
+            walk_pack(&*reader, 0, read_error, |found| {
+                monitor.check()?;
+                if let Found::Damage { offset, end, why } = found {
+                    damaged.push((format!("{name} bytes {offset}..{end}"), why.to_string()));
+                }
+                Ok(Walk::Continue)
+            })?;
+            monitor.advance(len);
+        }
+        monitor.finish();
+        Ok(damaged)
+    }
+
+    fn checkpoint_if_writable(&self) -> Result<()> {
+        if self.writable().is_ok() { self.checkpoint() } else { Ok(()) }
+    }
+}

@@ -1,0 +1,191 @@
+//! [`StoreDirectory`]: the directory of a store on local disk, its layout and its lock.
+//!
+//! ```text
+//! STORE/  LOCK   config.toml   format   index.redb   packs/p-00000001.pack …   tmp/
+//! ```
+//!
+//! The directory belongs to one process at a time: whoever holds the lock on `LOCK`, whose text is that process's id. The system drops
+//! the lock when the process ends, however it ends.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::backend::sync_directory;
+use crate::error::{Error, Result};
+
+/// The format of stores that this version writes, and the newest that it reads.
+pub const STORE_FORMAT: u32 = 1;
+
+/// An open store directory. Dropping it gives the lock back.
+#[derive(Debug)]
+pub struct StoreDirectory {
+    path: PathBuf,
+    read_only: bool,
+    /// Held for its lock. `None` on a medium where not even a lock can be taken.
+    _lock: Option<File>,
+}
+
+impl StoreDirectory {
+    /// Opens the store at `path` for writing, creating it if `create` allows and there is nothing there.
+    pub fn open(path: &Path, create: bool) -> Result<StoreDirectory> {
+        match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => return Err(not_a_store(path, "it is not a directory")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(path)),
+            Err(error) => return Err(Error::io("open", path, error)),
+        }
+        if !path.join("format").exists() && !path.join("packs").exists() {
+            require_creatable(path, create)?;
+        }
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(|error| Error::io("open", &lock_path, error))?;
+        let directory =
+            StoreDirectory { path: path.to_owned(), read_only: false, _lock: Some(take_lock(lock, path, true)?) };
+        directory.prepare()?;
+        Ok(directory)
+    }
+
+    /// Opens an existing store without changing anything in it.
+    pub fn open_read_only(path: &Path) -> Result<StoreDirectory> {
+        match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => return Err(not_a_store(path, "it is not a directory")),
+            Ok(_) if !path.join("packs").is_dir() => return Err(absent(path)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(path)),
+            Err(error) => return Err(Error::io("open", path, error)),
+        }
+        let lock = match File::open(path.join("LOCK")) {
+            Ok(lock) => Some(take_lock(lock, path, false)?),
+            Err(_) => None,
+        };
+        check_format(path)?;
+        Ok(StoreDirectory { path: path.to_owned(), read_only: true, _lock: lock })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True when nothing in it may be changed.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Where packs are.
+    pub fn packs(&self) -> PathBuf {
+        self.path.join("packs")
+    }
+
+    /// Where payloads lie that must be whole before they are split. Emptied at each open.
+    pub fn tmp(&self) -> PathBuf {
+        self.path.join("tmp")
+    }
+
+    /// The store's settings file.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let has_format = check_format(&self.path)?;
+        for part in [self.packs(), self.tmp()] {
+            match fs::create_dir(&part) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", part, error));
+                }
+                _ => {}
+            }
+        }
+        for left in fs::read_dir(self.tmp()).map_err(|error| Error::io("list", self.tmp(), error))?.flatten() {
+            // What an interrupted put left; nobody else is here, we hold the lock.
+            let _ = fs::remove_file(left.path());
+        }
+        if !has_format {
+            let path = self.path.join("format");
+            let temporary = self.tmp().join("format");
+            let written = File::create(&temporary).and_then(|mut file| {
+                file.write_all(format!("caskad {STORE_FORMAT}\n").as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&temporary, &path)?;
+                sync_directory(&self.path)
+            });
+            written.map_err(|error| Error::io("write", path, error))?;
+        }
+        Ok(())
+    }
+}
+
+fn absent(path: &Path) -> Error {
+    not_a_store(path, "there is none; `caskad put` creates one, --store DIR or CASKAD_STORE names another place")
+}
+
+fn not_a_store(path: &Path, why: &str) -> Error {
+    Error::NotAStore { path: path.to_owned(), why: why.to_owned() }
+}
+
+/// A directory with other things in it is not turned into a store by accident.
+fn require_creatable(path: &Path, create: bool) -> Result<()> {
+    if !create {
+        return Err(absent(path));
+    }
+    let entries = fs::read_dir(path).map_err(|error| Error::io("list", path, error))?;
+    let strange =
+        entries.flatten().find(|entry| !matches!(entry.file_name().to_str(), Some("LOCK" | "tmp" | "config.toml")));
+    match strange {
+        Some(entry) => Err(not_a_store(
+            path,
+            &format!("it holds other files ({}); choose an empty or a new directory", entry.file_name().display()),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// True if the format file is there and names a format that this version reads.
+fn check_format(path: &Path) -> Result<bool> {
+    let file = path.join("format");
+    let mut text = String::new();
+    let read = File::open(&file).and_then(|file| file.take(64).read_to_string(&mut text));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => text.clear(),
+        Err(error) => return Err(Error::io("read", file, error)),
+        Ok(_) => {}
+    }
+    match text.strip_prefix("caskad ").and_then(|rest| rest.trim_end().parse::<u32>().ok()) {
+        Some(found) if found > STORE_FORMAT => {
+            Err(Error::NewerFormat { path: path.to_owned(), found, supported: STORE_FORMAT })
+        }
+        Some(_) => Ok(true),
+        // Packs carry their own version, so a damaged format file hides nothing: it is written anew.
+        None => {
+            tracing::warn!("{}: damaged, the packs tell their own version", file.display());
+            Ok(false)
+        }
+    }
+}
+
+fn take_lock(mut file: File, store: &Path, exclusive: bool) -> Result<File> {
+    let taken = if exclusive { file.try_lock() } else { file.try_lock_shared() };
+    match taken {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let _ = (&mut file).take(32).read_to_string(&mut text);
+            return Err(Error::Locked { path: store.to_owned(), pid: text.trim().parse().ok() });
+        }
+        // A file system without locks: better an unguarded store than none, and said so.
+        Err(TryLockError::Error(error)) => tracing::warn!("{}: cannot be locked: {error}", store.display()),
+    }
+    if exclusive {
+        let written =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(|error| Error::io("write", store.join("LOCK"), error))?;
+    }
+    Ok(file)
+}

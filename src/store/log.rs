@@ -1,0 +1,185 @@
+//! The growing end of the log: records are buffered, written, synced and, past the pack size, continued in a new pack.
+//!
+//! Order of events, on which recovery relies: a pack's name is durable before its first write; a pack is synced whole before the
+//! next one is created; after a failed write or sync nothing more is written through this writer.
+
+use std::sync::Arc;
+
+use crate::backend::{ObjectWriter, StorageBackend};
+use crate::error::{Error, Result};
+use crate::store::index::Position;
+use crate::store::pack::{PACK_HEADER_BYTES, PackId, Record, RecordHeader, pack_header, pack_name};
+
+/// Bytes that are gathered before they are handed to the backend.
+const BUFFER_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+struct ActivePack {
+    id: PackId,
+    writer: Arc<dyn ObjectWriter>,
+    /// Bytes handed to the backend.
+    written: u64,
+}
+
+/// Appends records to the last pack. Callers hold it behind a mutex.
+#[derive(Debug)]
+pub(super) struct LogWriter {
+    backend: Arc<dyn StorageBackend>,
+    pack_bytes: u64,
+    active: Option<ActivePack>,
+    next_pack: PackId,
+    /// Bytes that belong behind `active.written`.
+    buffer: Vec<u8>,
+    /// Set by the first failed write: what it said.
+    failed: Option<String>,
+}
+
+impl LogWriter {
+    /// A writer that continues pack `last` after `len` bytes, or starts pack `next_pack` at its first record.
+    pub(super) fn new(
+        backend: Arc<dyn StorageBackend>,
+        pack_bytes: u64,
+        last: Option<(PackId, u64)>,
+        next_pack: PackId,
+    ) -> Result<LogWriter> {
+        let mut log = LogWriter {
+            backend,
+            pack_bytes,
+            active: None,
+            next_pack,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+            failed: None,
+        };
+        if let Some((id, len)) = last.filter(|&(_, len)| len < pack_bytes) {
+            let name = pack_name(id);
+            match log.backend.resume(&name, len) {
+                Ok(writer) => log.active = Some(ActivePack { id, writer, written: len }),
+                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
+                Err(error) => return Err(Error::io("continue", log.backend.describe(&name), error)),
+            }
+        }
+        Ok(log)
+    }
+
+    /// Where the next record will lie, as far as that is known: the end of the log.
+    pub(super) fn end(&self) -> Position {
+        match &self.active {
+            Some(active) => Position { pack: active.id, offset: (active.written + self.buffer.len() as u64) as u32 },
+            None => Position { pack: self.next_pack, offset: 0 },
+        }
+    }
+
+    /// The pack that grows, if one is open.
+    pub(super) fn active_pack(&self) -> Option<PackId> {
+        self.active.as_ref().map(|active| active.id)
+    }
+
+    /// Appends `record`; says where it lies.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> Result<(RecordHeader, Position)> {
+        self.check()?;
+        let outcome = self.try_append(|buffer| record.write(buffer));
+        self.remember(outcome)
+    }
+
+    /// Appends a record's bytes as they are: how garbage collection moves them.
+    pub(super) fn append_copy(&mut self, record: &[u8]) -> Result<Position> {
+        self.check()?;
+        let outcome = self.try_append(|buffer| buffer.extend_from_slice(record));
+        self.remember(outcome).map(|((), position)| position)
+    }
+
+    fn try_append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> Result<(T, Position)> {
+        if self.active.is_none() {
+            self.start_pack()?;
+        } else if u64::from(self.end().offset) >= self.pack_bytes {
+            self.roll()?;
+        }
+        let position = self.end();
+        let result = write(&mut self.buffer);
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush()?;
+        }
+        Ok((result, position))
+    }
+
+    fn start_pack(&mut self) -> Result<()> {
+        let id = self.next_pack;
+        let name = pack_name(id);
+        let writer =
+            self.backend.create(&name).map_err(|error| Error::io("create", self.backend.describe(&name), error))?;
+        self.next_pack =
+            id.checked_add(1).ok_or(Error::Limit { what: "number of packs", found: id.into(), limit: id.into() })?;
+        self.active = Some(ActivePack { id, writer, written: 0 });
+        debug_assert!(self.buffer.is_empty());
+        self.buffer.extend_from_slice(&pack_header(id));
+        debug_assert_eq!(self.buffer.len(), PACK_HEADER_BYTES);
+        Ok(())
+    }
+
+    /// Seals the active pack: all of it is synced, and the next record starts a new one.
+    pub(super) fn seal(&mut self) -> Result<()> {
+        self.check()?;
+        let outcome = self.seal_active();
+        self.remember(outcome)
+    }
+
+    fn seal_active(&mut self) -> Result<()> {
+        self.flush()?;
+        if let Some(active) = &self.active {
+            active.writer.sync().map_err(|error| self.error("sync", active.id, error))?;
+            self.active = None;
+        }
+        Ok(())
+    }
+
+    fn roll(&mut self) -> Result<()> {
+        self.seal_active()?;
+        self.start_pack()
+    }
+
+    /// Hands the buffer to the backend, so that the records in it can be read.
+    pub(super) fn write_out(&mut self) -> Result<()> {
+        self.check()?;
+        let outcome = self.flush();
+        self.remember(outcome)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if let Some(active) = &mut self.active
+            && !self.buffer.is_empty()
+        {
+            let outcome = active.writer.append(&self.buffer);
+            active.written += self.buffer.len() as u64;
+            let id = active.id;
+            outcome.map_err(|error| self.error("write", id, error))?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes the buffer out; what is left to make it durable is a sync of the answer, which needs no lock on this writer.
+    pub(super) fn prepare_sync(&mut self) -> Result<Option<Arc<dyn ObjectWriter>>> {
+        self.write_out()?;
+        Ok(self.active.as_ref().map(|active| Arc::clone(&active.writer)))
+    }
+
+    /// Notes that a write or sync failed: from here on every append is refused.
+    pub(super) fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.to_string());
+    }
+
+    fn remember<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome {
+            self.fail(error);
+        }
+        outcome
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failed.as_ref().map_or(Ok(()), |why| Err(Error::WriteFailed { why: why.clone() }))
+    }
+
+    fn error(&self, action: &'static str, pack: PackId, error: std::io::Error) -> Error {
+        Error::io(action, self.backend.describe(&pack_name(pack)), error)
+    }
+}

@@ -1,0 +1,98 @@
+//! Refs as the index keeps them: versions, labels and pins, each the latest record of its entity in the log.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::key::{Key, Label};
+use crate::refs::{Entity, PinEntry, RefChange, RefRecord, VersionEntry};
+use crate::store::chunk_store::ChunkStore;
+use crate::store::index::{Index, RefEntry};
+
+const VERSION: u8 = b'v';
+const LABEL: u8 = b'l';
+const PIN: u8 = b'p';
+
+/// The index key of an entity: its kind, the key, a zero byte, then the number (big-endian, so that versions sort) or label.
+pub(super) fn entity_key(entity: &Entity) -> Vec<u8> {
+    match entity {
+        Entity::Version { key, number } => [&key_prefix(VERSION, key)[..], &number.to_be_bytes()].concat(),
+        Entity::Label { key, label } => [&key_prefix(LABEL, key)[..], label.as_str().as_bytes()].concat(),
+        Entity::Pin { key, number } => [&key_prefix(PIN, key)[..], &number.to_be_bytes()].concat(),
+    }
+}
+
+fn key_prefix(kind: u8, key: &Key) -> Vec<u8> {
+    [&[kind], key.as_str().as_bytes(), &[0]].concat()
+}
+
+fn decode(index: &Index, entry: &RefEntry) -> Result<RefRecord> {
+    RefRecord::decode(&entry.record).map_err(|why| Error::Damaged {
+        what: "index",
+        place: index.describe(),
+        why: format!("a ref cannot be read: {why}"),
+    })
+}
+
+/// All that is known of one key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KeyRefs {
+    /// Versions by number.
+    pub versions: BTreeMap<u64, VersionEntry>,
+    /// Labels, and the version that each names.
+    pub labels: BTreeMap<Label, u64>,
+    /// Pins by version.
+    pub pins: BTreeMap<u64, PinEntry>,
+    /// The highest version number that was ever given out, removed versions included.
+    pub last_number: u64,
+}
+
+impl ChunkStore {
+    /// The refs of `key`; empty if there are none.
+    pub fn refs(&self, key: &Key) -> Result<KeyRefs> {
+        let mut refs = KeyRefs::default();
+        for kind in [VERSION, LABEL, PIN] {
+            self.visit_refs(&key_prefix(kind, key), |record| refs.take(record.change))?;
+        }
+        Ok(refs)
+    }
+
+    /// The refs of every key whose name starts with `prefix`, in order of name. Keys without versions are left out.
+    pub fn all_refs(&self, prefix: &str) -> Result<BTreeMap<Key, KeyRefs>> {
+        let mut keys: BTreeMap<Key, KeyRefs> = BTreeMap::new();
+        for kind in [VERSION, LABEL, PIN] {
+            self.visit_refs(&[&[kind], prefix.as_bytes()].concat(), |record| {
+                let key = record.entity().key().clone();
+                keys.entry(key).or_default().take(record.change);
+            })?;
+        }
+        keys.retain(|_, refs| !refs.versions.is_empty());
+        Ok(keys)
+    }
+
+    fn visit_refs(&self, prefix: &[u8], mut visit: impl FnMut(RefRecord)) -> Result<()> {
+        let records = self.with_sound_index(|index| {
+            index.refs(prefix)?.iter().map(|(_, entry)| decode(index, entry)).collect::<Result<Vec<_>>>()
+        })?;
+        records.into_iter().for_each(&mut visit);
+        Ok(())
+    }
+}
+
+impl KeyRefs {
+    fn take(&mut self, change: RefChange) {
+        match change {
+            RefChange::Version { number, entry, .. } => {
+                self.last_number = self.last_number.max(number);
+                self.versions.insert(number, entry);
+            }
+            RefChange::Label { label, number, .. } => {
+                self.labels.insert(label, number);
+            }
+            RefChange::Pin { number, pin, .. } => {
+                self.pins.insert(number, pin);
+            }
+            RefChange::Removal(Entity::Version { number, .. }) => self.last_number = self.last_number.max(number),
+            RefChange::Removal(_) => {}
+        }
+    }
+}

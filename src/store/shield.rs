@@ -1,0 +1,105 @@
+//! What keeps a chunk from the sweep while no ref reaches it yet: puts in flight.
+//!
+//! A put relies on chunks that it found stored, and on those that it appended, long before a ref names them. Each put therefore
+//! lists them here. While a collection runs, everything listed stays; a chunk that the collection has found dead is answered as
+//! *not stored*, so that a put which wants it stores it again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::hash::Hash;
+use crate::store::index::Position;
+
+/// A set of chunk hashes by their first eight bytes. It may hold a few chunks too many, which only keeps garbage a little longer.
+#[derive(Debug, Default, Clone)]
+pub struct LiveSet(HashSet<u64>);
+
+impl LiveSet {
+    /// Adds `hash`; true if it was not there.
+    pub fn insert(&mut self, hash: &Hash) -> bool {
+        self.0.insert(hash.prefix())
+    }
+
+    /// True if `hash` was added.
+    pub fn contains(&self, hash: &Hash) -> bool {
+        self.0.contains(&hash.prefix())
+    }
+}
+
+/// Puts in flight, and the collection that runs beside them.
+#[derive(Debug, Default)]
+pub(super) struct Shield {
+    sessions: HashMap<u64, LiveSet>,
+    collection: Option<Collection>,
+}
+
+#[derive(Debug)]
+struct Collection {
+    /// The log's end when the collection began: nothing behind it is swept.
+    start: Position,
+    /// What puts relied on since then, or did already.
+    kept: LiveSet,
+    /// Known once the mark is done.
+    live: Option<Arc<LiveSet>>,
+}
+
+impl Shield {
+    pub(super) fn add_session(&mut self, id: u64) {
+        self.sessions.insert(id, LiveSet::default());
+    }
+
+    pub(super) fn remove_session(&mut self, id: u64) {
+        self.sessions.remove(&id);
+    }
+
+    /// Lists `hash` for session `id`. False if a running collection may sweep it: then it must not be relied on, unless it lies
+    /// behind the collection's start.
+    pub(super) fn protect(&mut self, id: u64, hash: &Hash) -> Result<(), Position> {
+        if let Some(collection) = &mut self.collection {
+            let condemned =
+                collection.live.as_ref().is_some_and(|live| !live.contains(hash) && !collection.kept.contains(hash));
+            if condemned {
+                return Err(collection.start);
+            }
+            collection.kept.insert(hash);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.insert(hash);
+        }
+        Ok(())
+    }
+
+    /// Lists a chunk that session `id` is about to append.
+    pub(super) fn protect_new(&mut self, id: u64, hash: &Hash) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.insert(hash);
+        }
+        if let Some(collection) = &mut self.collection {
+            collection.kept.insert(hash);
+        }
+    }
+
+    pub(super) fn begin_collection(&mut self, start: Position) {
+        let mut kept = LiveSet::default();
+        for session in self.sessions.values() {
+            kept.0.extend(&session.0);
+        }
+        self.collection = Some(Collection { start, kept, live: None });
+    }
+
+    /// From here on, what is neither in `live` nor listed counts as not stored.
+    pub(super) fn condemn(&mut self, live: Arc<LiveSet>) {
+        if let Some(collection) = &mut self.collection {
+            collection.live = Some(live);
+        }
+    }
+
+    /// True if a put relies on `hash`.
+    pub(super) fn keeps(&self, hash: &Hash) -> bool {
+        self.collection.as_ref().is_some_and(|collection| collection.kept.contains(hash))
+    }
+
+    pub(super) fn end_collection(&mut self) {
+        self.collection = None;
+    }
+}
