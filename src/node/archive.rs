@@ -1,0 +1,193 @@
+//! Export and import: one version as a single file to carry by hand.
+//!
+//! An archive is a header, the manifest's record and the record of each chunk, in the order in which the manifest first lists it: the
+//! records of a pack, so `docs/format.md` describes both. It is self-contained, and it proves itself: the manifest is checked
+//! against its hash, each chunk against its own, and an archive that lacks a chunk is incomplete.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::codec::Decoder;
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::key::{PutName, VersionRef};
+use crate::manifest::Manifest;
+use crate::monitor::Monitor;
+use crate::node::report::{ArchiveReport, Timestamp};
+use crate::node::store::Store;
+use crate::refs::{RefChange, VersionEntry};
+use crate::store::{ArchiveReader, ArchiveRecord, EncodedChunk, RecordKind, archive_header};
+
+/// How an archive is imported.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ImportOptions {
+    /// Under which key and label; `None`: the key that it was exported from.
+    pub name: Option<PutName>,
+}
+
+impl Store {
+    /// Writes the version `wanted` to the file `target`, which appears only when it is whole and synced.
+    pub fn export(&self, wanted: &VersionRef, target: impl AsRef<Path>, monitor: &Monitor) -> Result<ArchiveReport> {
+        let target = target.as_ref();
+        let failed = |error| Error::io("write", target, error);
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut temporary = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
+        let report = {
+            let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+            let report = self.export_to(wanted, &mut out, monitor)?;
+            out.flush().map_err(failed)?;
+            report
+        };
+        temporary.as_file().sync_all().map_err(failed)?;
+        temporary.persist(target).map_err(|error| failed(error.error))?;
+        Ok(report)
+    }
+
+    /// Writes the version `wanted` to `out` as an archive. Every chunk is decoded and verified on the way.
+    pub fn export_to(&self, wanted: &VersionRef, out: &mut dyn Write, monitor: &Monitor) -> Result<ArchiveReport> {
+        let started = Instant::now();
+        let version = self.version(wanted)?;
+        monitor.begin("export", version.bytes());
+        let failed = |error| Error::io("write", "the archive", error);
+        let mut reader = self.inner.chunks.reader();
+        let mut archive_bytes = 0;
+        let mut write = |bytes: &[u8]| {
+            archive_bytes += bytes.len() as u64;
+            out.write_all(bytes).map_err(failed)
+        };
+        write(&archive_header())?;
+        write(reader.record(&version.entry.manifest, RecordKind::Manifest)?)?;
+        let (mut written, mut plain) = (HashSet::new(), Vec::new());
+        for chunk in &version.manifest.chunks {
+            monitor.check()?;
+            if written.insert(chunk.hash) {
+                plain.resize(chunk.len as usize, 0);
+                reader.read(&chunk.hash, &mut plain)?;
+                write(reader.last_record())?;
+            }
+            monitor.advance(chunk.len.into());
+        }
+        monitor.finish();
+        Ok(ArchiveReport {
+            key: version.key.clone(),
+            version: version.number,
+            manifest: version.entry.manifest,
+            bytes: version.bytes(),
+            chunks: written.len() as u64,
+            archive_bytes,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Stores the version in the archive `source` as the next version of its key, or of the key that `options` name.
+    pub fn import(
+        &self,
+        source: impl AsRef<Path>,
+        options: &ImportOptions,
+        monitor: &Monitor,
+    ) -> Result<ArchiveReport> {
+        let source = source.as_ref();
+        let file = File::open(source).map_err(|error| Error::io("open", source, error))?;
+        let metadata = file.metadata().map_err(|error| Error::io("read", source, error))?;
+        if metadata.is_dir() {
+            return Err(Error::Input {
+                path: source.to_owned(),
+                why: "it is a directory; name an archive that `caskad export` wrote".into(),
+            });
+        }
+        self.import_from(io::BufReader::with_capacity(1 << 20, file), source, options, monitor)
+    }
+
+    /// As [`import`](Store::import), from a stream; `name` is what errors call it.
+    pub fn import_from(
+        &self,
+        source: impl Read,
+        name: impl AsRef<Path>,
+        options: &ImportOptions,
+        monitor: &Monitor,
+    ) -> Result<ArchiveReport> {
+        let started = Instant::now();
+        let name = name.as_ref();
+        let session = self.inner.chunks.begin()?;
+        let refuse = |why: String| Error::Damaged { what: "archive", place: name.display().to_string(), why };
+        let mut archive = ArchiveReader::open(source, name)?;
+        let mut decoder = Decoder::new();
+        let first = archive.next_record()?.filter(|record| record.kind == RecordKind::Manifest);
+        let first = first.ok_or_else(|| refuse("it does not start with a manifest".to_owned()))?;
+        let manifest_bytes = first.plain(&mut decoder).map_err(|why| refuse(format!("its manifest: {why}")))?;
+        let manifest = Manifest::decode(&manifest_bytes).map_err(|why| refuse(format!("its manifest: {why}")))?;
+        monitor.begin("import", manifest.bytes());
+        let mut missing: HashSet<Hash> = manifest.chunks.iter().map(|chunk| chunk.hash).collect();
+        let mut chunks = 0;
+        while let Some(record) = archive.next_record()? {
+            monitor.check()?;
+            self.import_chunk(&record, &mut missing, &session, &mut decoder).map_err(|error| match error {
+                Error::Damaged { why, .. } => refuse(why),
+                error => error,
+            })?;
+            chunks += 1;
+            monitor.advance(record.plain_len.into());
+        }
+        for hash in missing {
+            if !session.has(&hash)? {
+                return Err(refuse(format!("it ends before chunk {}; copy the archive again", hash.short())));
+            }
+        }
+        let target = options.name.clone().unwrap_or_else(|| PutName { key: manifest.key.clone(), label: None });
+        let (hash, payload) = (first.hash, &first.payload);
+        let mut version = 0;
+        session.commit(&EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, payload }, |session| {
+            version = self.inner.chunks.refs(&target.key)?.last_number + 1;
+            let entry = VersionEntry {
+                manifest: hash,
+                manifest_bytes: manifest_bytes.len() as u64,
+                bytes: manifest.bytes(),
+                stored_bytes: session.stored_bytes(),
+                chunks: manifest.chunks.len() as u64,
+                new_chunks: session.new_chunks(),
+                created_unix_ms: Timestamp::now().0,
+                expires_unix_ms: None,
+                single: manifest.single,
+                meta: manifest.meta.clone(),
+            };
+            let label =
+                target.label.clone().map(|label| RefChange::Label { key: target.key.clone(), label, number: version });
+            let version = RefChange::Version { key: target.key.clone(), number: version, entry };
+            Ok(std::iter::once(version).chain(label).collect())
+        })?;
+        monitor.finish();
+        Ok(ArchiveReport {
+            key: target.key,
+            version,
+            manifest: hash,
+            bytes: manifest.bytes(),
+            chunks,
+            archive_bytes: archive.bytes_read(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Takes in one chunk of an archive, verified; one that the manifest does not list is refused.
+    fn import_chunk(
+        &self,
+        record: &ArchiveRecord,
+        missing: &mut HashSet<Hash>,
+        session: &crate::store::Session,
+        decoder: &mut Decoder,
+    ) -> Result<()> {
+        let refuse = |why: String| Error::Damaged { what: "archive", place: String::new(), why };
+        if record.kind != RecordKind::Chunk || !missing.remove(&record.hash) {
+            return Err(refuse(format!("it holds a record that its manifest does not list ({})", record.hash.short())));
+        }
+        record.plain(decoder).map_err(|why| refuse(format!("chunk {}: {why}", record.hash.short())))?;
+        if session.has(&record.hash)? {
+            return Ok(());
+        }
+        let (hash, plain_len, codec) = (record.hash, record.plain_len, record.codec);
+        session.append(&EncodedChunk { hash, plain_len, codec, payload: &record.payload })
+    }
+}

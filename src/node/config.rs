@@ -1,0 +1,81 @@
+//! [`Config`]: the settings of a store, from `config.toml` in its directory. They tune; they never change what is stored.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::node::stripe::STRIPE_BYTES;
+
+/// Settings of a store. Every field can be left out of `config.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// Most plain bytes of hot chunks kept in memory (default 64 MiB; 0 keeps none).
+    pub cache_bytes: u64,
+    /// Threads of one put, get or verify (default: one per core, 8 at most). Each takes about 9 MiB.
+    pub threads: NonZeroUsize,
+    /// Bytes of a full pack (default 256 MiB; 1 MiB to 2 GiB).
+    pub pack_bytes: u64,
+    /// Bytes of the index's page cache (default 64 MiB).
+    pub index_cache_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Config {
+            cache_bytes: 64 << 20,
+            threads: cores.min(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN)),
+            pack_bytes: 256 << 20,
+            index_cache_bytes: 64 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`; a file that is not there means the defaults.
+    pub fn read(path: &Path) -> Result<Config> {
+        let damaged = |why: String| Error::Damaged {
+            what: "config",
+            place: path.display().to_string(),
+            why: format!("{why}; mend or delete it (without it the defaults hold)"),
+        };
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(error) => return Err(Error::io("read", path, error)),
+            Ok(bytes) => bytes,
+        };
+        let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text".to_owned()))?;
+        let config: Config = toml::from_str(&text).map_err(|error| damaged(one_line(&error.to_string())))?;
+        config.validate().map_err(damaged)?;
+        Ok(config)
+    }
+
+    /// Checks each field against its range; the answer names the field.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let range = (1 << 20)..=(2 << 30);
+        if !range.contains(&self.pack_bytes) {
+            return Err(format!("pack_bytes is {}, it must be between 1 MiB and 2 GiB", self.pack_bytes));
+        }
+        if self.threads.get() > limits::THREADS {
+            return Err(format!("threads is {}, the most is {}", self.threads, limits::THREADS));
+        }
+        if usize::try_from(self.index_cache_bytes).is_err() {
+            return Err(format!("index_cache_bytes is {}, more than this machine can address", self.index_cache_bytes));
+        }
+        Ok(())
+    }
+
+    /// Memory that the threads of one operation may take, in bytes.
+    pub fn working_bytes(&self) -> u64 {
+        self.threads.get() as u64 * (STRIPE_BYTES + limits::CHUNK_BYTES as u64)
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,185 @@
+//! The middle of put: one payload, read by stripes, is cut, hashed, looked up, encoded and appended, by several threads.
+//!
+//! Threads meet in three places only: they settle their cut points one after another (see [`crate::split`]), claim a chunk that the
+//! payload holds twice, and append to the log.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::chunk::{ChunkRef, Codec, ElementWidth, Span};
+use crate::codec::{Effort, Encoder};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::monitor::Monitor;
+use crate::node::blob_hash::{StripeHash, join};
+use crate::node::stripe::{Stripe, StripeSource};
+use crate::split::{CutSizes, Run, Speculation, Window};
+use crate::store::{EncodedChunk, Session};
+
+/// Where a payload may be cut.
+pub(super) enum Cuts {
+    /// At the runs of its layout.
+    Runs(Vec<Run>),
+    /// Anywhere: the payload is one run, whose end is not known yet.
+    Opaque,
+}
+
+/// A payload that is stored, but not committed.
+#[derive(Debug)]
+pub(super) struct Ingested {
+    pub(super) len: u64,
+    pub(super) blob_hash: Hash,
+    pub(super) chunks: Vec<ChunkRef>,
+}
+
+/// Stores payloads for one put.
+pub(super) struct Ingest<'a> {
+    session: &'a Session,
+    effort: Effort,
+    threads: NonZeroUsize,
+    monitor: &'a Monitor,
+    /// Chunks that a thread of this put has taken on.
+    claimed: Mutex<HashSet<Hash>>,
+}
+
+/// What the threads of one payload share.
+struct Shared<'s> {
+    source: StripeSource<'s>,
+    cuts: Cuts,
+    turn: Mutex<Turn>,
+    turn_changed: Condvar,
+    done: Mutex<Vec<(Stripe, StripeHash, Vec<ChunkRef>)>>,
+}
+
+/// Whose turn it is to settle cut points.
+#[derive(Default)]
+struct Turn {
+    stripe: u64,
+    /// Where the serial cutter enters that stripe.
+    entry: u64,
+    /// Set when a thread failed: the turn of the others will not come.
+    failed: bool,
+}
+
+/// Frees the other threads from waiting for one that panics.
+struct FailOnPanic<'s, 'p>(&'s Shared<'p>);
+
+impl Drop for FailOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Ingest<'a> {
+    pub(super) fn new(session: &'a Session, effort: Effort, threads: NonZeroUsize, monitor: &'a Monitor) -> Ingest<'a> {
+        Ingest { session, effort, threads, monitor, claimed: Mutex::default() }
+    }
+
+    /// Stores the payload that `source` hands out. `read_error` wraps what a failed read says.
+    pub(super) fn store(
+        &self,
+        source: StripeSource<'_>,
+        cuts: Cuts,
+        read_error: &(dyn Fn(std::io::Error) -> Error + Sync),
+    ) -> Result<Ingested> {
+        let threads = source.parallelism().min(self.threads.get() as u64);
+        let shared =
+            Shared { source, cuts, turn: Mutex::default(), turn_changed: Condvar::new(), done: Mutex::default() };
+        let work = || {
+            let _panic = FailOnPanic(&shared);
+            self.work(&shared, read_error).inspect_err(|_| shared.fail())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut outcome = work();
+            for other in others {
+                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            outcome
+        })?;
+        let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_unstable_by_key(|(stripe, ..)| stripe.index);
+        let len = done.last().map_or(0, |(stripe, ..)| stripe.span.end());
+        let hashes: Vec<StripeHash> = done.iter().map(|(_, hash, _)| *hash).collect();
+        let chunks = done.into_iter().flat_map(|(.., chunks)| chunks).collect();
+        Ok(Ingested { len, blob_hash: join(&hashes, len), chunks })
+    }
+
+    fn work(&self, shared: &Shared<'_>, read_error: &(dyn Fn(std::io::Error) -> Error + Sync)) -> Result<()> {
+        let mut encoder = Encoder::new(self.effort);
+        let (mut buffer, mut encoded) = (Vec::new(), Vec::new());
+        while let Some(stripe) = shared.source.next(&mut buffer).map_err(read_error)? {
+            self.monitor.check()?;
+            let Some(cut) = shared.cut(&stripe, &buffer) else { return Ok(()) };
+            let hash = StripeHash::of(&stripe, buffer.get(..stripe.span.len as usize).unwrap_or_default());
+            let mut chunks = Vec::with_capacity(cut.len());
+            for (span, width) in cut {
+                let start = (span.offset - stripe.span.offset) as usize;
+                let plain = buffer.get(start..start + span.len as usize).unwrap_or_default();
+                chunks.push(self.store_chunk(plain, width, &mut encoder, &mut encoded)?);
+            }
+            lock(&shared.done).push((stripe, hash, chunks));
+            self.monitor.advance(stripe.span.len);
+        }
+        Ok(())
+    }
+
+    /// Hash, look up, and only where the chunk is new: encode and append.
+    fn store_chunk(
+        &self,
+        plain: &[u8],
+        width: ElementWidth,
+        encoder: &mut Encoder,
+        encoded: &mut Vec<u8>,
+    ) -> Result<ChunkRef> {
+        let hash = Hash::of(plain);
+        let chunk = ChunkRef { hash, len: plain.len() as u32 };
+        if !lock(&self.claimed).insert(hash) || self.session.has(&hash)? {
+            return Ok(chunk);
+        }
+        let codec = encoder.encode(plain, width, encoded);
+        let payload = if codec == Codec::Raw { plain } else { encoded };
+        self.session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, payload })?;
+        Ok(chunk)
+    }
+}
+
+impl Shared<'_> {
+    /// The chunks that start in `stripe`, once all before them are known. `None` if another thread failed.
+    fn cut(&self, stripe: &Stripe, buffer: &[u8]) -> Option<Vec<(Span, ElementWidth)>> {
+        let opaque = [Run {
+            span: Span::new(0, stripe.payload_len.unwrap_or(u64::MAX)),
+            width: ElementWidth::Unknown,
+            sizes: CutSizes::OPAQUE,
+        }];
+        let runs = match &self.cuts {
+            Cuts::Runs(runs) => runs.as_slice(),
+            Cuts::Opaque => &opaque,
+        };
+        let window = Window::new(stripe.span.offset, buffer);
+        let speculation = Speculation::cut(runs, window, stripe.span);
+        let mut turn = lock(&self.turn);
+        while turn.stripe != stripe.index && !turn.failed {
+            turn = self.turn_changed.wait(turn).unwrap_or_else(PoisonError::into_inner);
+        }
+        if turn.failed {
+            return None;
+        }
+        let settled = speculation.settle(turn.entry, runs, window);
+        *turn = Turn { stripe: stripe.index + 1, entry: settled.exit, failed: false };
+        self.turn_changed.notify_all();
+        Some(settled.chunks)
+    }
+
+    fn fail(&self) {
+        lock(&self.turn).failed = true;
+        self.turn_changed.notify_all();
+    }
+}

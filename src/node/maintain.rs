@@ -1,0 +1,166 @@
+//! Refs after a put: labels, pins, removal, expiry, and the garbage collection that follows.
+
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::key::{Key, Label, VersionRef};
+use crate::monitor::Monitor;
+use crate::node::list::labels_of;
+use crate::node::report::{GcReport, RefReport, Timestamp};
+use crate::node::store::Store;
+use crate::refs::{Entity, PinEntry, RefChange};
+use crate::store::{KeyRefs, LiveSet};
+
+/// How garbage is collected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GcOptions {
+    /// Only say what would happen.
+    pub dry_run: bool,
+    /// Only remove versions whose time is up; leave the packs as they are.
+    pub expired_only: bool,
+}
+
+impl Store {
+    /// Makes `label` name the version `wanted`, and no other of its key.
+    pub fn tag(&self, wanted: &VersionRef, label: &Label) -> Result<RefReport> {
+        let (number, _) = self.resolve(wanted)?;
+        let key = wanted.key.clone();
+        self.inner.chunks.commit_refs(vec![RefChange::Label { key, label: label.clone(), number }])?;
+        self.ref_report(&wanted.key, number)
+    }
+
+    /// Takes `label` away from `key`.
+    pub fn untag(&self, key: &Key, label: &Label) -> Result<RefReport> {
+        let wanted = VersionRef { key: key.clone(), version: crate::key::VersionSpec::Label(label.clone()) };
+        let (number, _) = self.resolve(&wanted)?;
+        let entity = Entity::Label { key: key.clone(), label: label.clone() };
+        self.inner.chunks.commit_refs(vec![RefChange::Removal(entity)])?;
+        self.ref_report(key, number)
+    }
+
+    /// Protects a version from [`remove`](Store::remove) and from its own expiry.
+    pub fn pin(&self, wanted: &VersionRef) -> Result<RefReport> {
+        let (number, _) = self.resolve(wanted)?;
+        let pin = PinEntry { created_unix_ms: Timestamp::now().0, expires_unix_ms: None };
+        self.inner.chunks.commit_refs(vec![RefChange::Pin { key: wanted.key.clone(), number, pin }])?;
+        self.ref_report(&wanted.key, number)
+    }
+
+    /// Ends the protection of a version. One that was not pinned stays as it is.
+    pub fn unpin(&self, wanted: &VersionRef) -> Result<RefReport> {
+        let (number, _) = self.resolve(wanted)?;
+        if self.inner.chunks.refs(&wanted.key)?.pins.contains_key(&number) {
+            let entity = Entity::Pin { key: wanted.key.clone(), number };
+            self.inner.chunks.commit_refs(vec![RefChange::Removal(entity)])?;
+        }
+        self.ref_report(&wanted.key, number)
+    }
+
+    /// Removes a version and its labels. Its bytes are reclaimed by the next [`gc`](Store::gc). A pinned version is refused.
+    pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
+        let (number, _) = self.resolve(wanted)?;
+        let refs = self.inner.chunks.refs(&wanted.key)?;
+        if refs.pins.contains_key(&number) {
+            return Err(Error::Syntax {
+                what: "version",
+                input: format!("{}@{number}", wanted.key),
+                why: "it is pinned; `caskad unpin` it first".to_owned(),
+            });
+        }
+        self.inner.chunks.commit_refs(removals(&wanted.key, &refs, number))?;
+        Ok(RefReport { key: wanted.key.clone(), version: number, labels: labels_of(&refs, number), pinned: false })
+    }
+
+    fn ref_report(&self, key: &Key, number: u64) -> Result<RefReport> {
+        let refs = self.inner.chunks.refs(key)?;
+        let pinned = refs.pins.contains_key(&number);
+        Ok(RefReport { key: key.clone(), version: number, labels: labels_of(&refs, number), pinned })
+    }
+
+    /// Removes the versions whose time is up, then reclaims what no version reaches. Puts and gets may go on meanwhile.
+    pub fn gc(&self, options: GcOptions, monitor: &Monitor) -> Result<GcReport> {
+        let started = Instant::now();
+        let expired = self.expired_versions()?;
+        let expired_versions = expired.len() as u64;
+        if !options.dry_run {
+            let mut changes = Vec::new();
+            for (key, number) in &expired {
+                changes.extend(removals(key, &self.inner.chunks.refs(key)?, *number));
+            }
+            if !changes.is_empty() {
+                self.inner.chunks.commit_refs(changes)?;
+            }
+        }
+        let sweep = match options.expired_only {
+            true => Default::default(),
+            false => self.inner.chunks.collect(options.dry_run, |live| self.mark(live, &expired, monitor), monitor)?,
+        };
+        let kept_bytes =
+            if options.expired_only { self.inner.chunks.disk_usage()?.pack_bytes } else { sweep.kept_bytes };
+        Ok(GcReport {
+            dry_run: options.dry_run,
+            expired_versions,
+            removed_chunks: sweep.removed_chunks,
+            reclaimed_bytes: sweep.reclaimed_bytes,
+            kept_bytes,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn expired_versions(&self) -> Result<Vec<(Key, u64)>> {
+        let now = Timestamp::now().0;
+        let mut expired = Vec::new();
+        for (key, refs) in self.inner.chunks.all_refs("")? {
+            let ended = |entry: &crate::refs::VersionEntry| entry.expires_unix_ms.is_some_and(|at| at <= now);
+            let numbers =
+                refs.versions.iter().filter(|(number, entry)| ended(entry) && !refs.pins.contains_key(number));
+            expired.extend(numbers.map(|(number, _)| (key.clone(), *number)));
+        }
+        Ok(expired)
+    }
+
+    /// Lists all that versions reach. A version whose manifest is damaged stops the collection: what it reaches is not known.
+    fn mark(&self, live: &mut LiveSet, without: &[(Key, u64)], monitor: &Monitor) -> Result<()> {
+        for (key, refs) in self.inner.chunks.all_refs("")? {
+            for (number, entry) in &refs.versions {
+                monitor.check()?;
+                if without.iter().any(|(gone, n)| *gone == key && n == number) {
+                    continue;
+                }
+                let manifest = self
+                    .manifest(&entry.manifest)
+                    .map_err(|error| unmarkable(&key, *number, &entry.manifest, error))?;
+                live.insert(&entry.manifest);
+                manifest.chunks.iter().for_each(|chunk| {
+                    live.insert(&chunk.hash);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unmarkable(key: &Key, number: u64, manifest: &Hash, error: Error) -> Error {
+    match error {
+        Error::Damaged { place, why, .. } => Error::Damaged {
+            what: "manifest",
+            place,
+            why: format!(
+                "{why}; so what {key}@{number} (manifest {}) reaches is not known and nothing was collected: \
+                 remove that version with `caskad rm {key}@{number}`, or restore the pack from a copy",
+                manifest.short()
+            ),
+        },
+        error => error,
+    }
+}
+
+/// What removes version `number` and all that names it.
+fn removals(key: &Key, refs: &KeyRefs, number: u64) -> Vec<RefChange> {
+    let labels = labels_of(refs, number).into_iter().map(|label| Entity::Label { key: key.clone(), label });
+    let pin = refs.pins.contains_key(&number).then(|| Entity::Pin { key: key.clone(), number });
+    let version = Entity::Version { key: key.clone(), number };
+    labels.chain(pin).chain(std::iter::once(version)).map(RefChange::Removal).collect()
+}

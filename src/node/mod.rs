@@ -1,0 +1,38 @@
+//! The facade: a [`Store`], and one file for each thing that it does.
+//!
+//! This is the only layer that joins the pure ones (`split`, `codec`, `manifest`) with the one that keeps bytes (`store`). The two
+//! straight lines run through it:
+//!
+//! - put: `payload` (what is there) → `put` (one file after another) → `unchanged` (the same as last time?) → `stripe` (read) →
+//!   `ingest` (cut, hash, look up, encode, append) → `put` again (manifest, commit);
+//! - get: `version` (key to manifest) → `get` (where it goes) → `fetch` (cache, packs, hash check) → `get` again (rename).
+
+mod archive;
+mod blob_hash;
+mod config;
+mod fetch;
+mod get;
+mod ingest;
+mod list;
+mod maintain;
+mod payload;
+mod put;
+mod report;
+mod store;
+mod stripe;
+mod unchanged;
+mod verify;
+mod version;
+
+pub use archive::ImportOptions;
+pub use config::Config;
+pub use get::{GetOptions, Part};
+pub use maintain::GcOptions;
+pub use payload::Payload;
+pub use put::PutOptions;
+pub use report::{
+    ArchiveReport, CodecUse, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport, KeySummary,
+    PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
+};
+pub use store::{Store, StoreOptions};
+pub use version::Version;

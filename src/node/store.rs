@@ -1,0 +1,239 @@
+//! [`Store`]: a store on this machine, opened. Everything else in this layer is a method of it, in the file of its verb.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::backend::{FileBackend, StorageBackend};
+use crate::cache::ChunkCache;
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::key::{Key, VersionRef, VersionSpec};
+use crate::manifest::Manifest;
+use crate::node::config::Config;
+use crate::refs::VersionEntry;
+use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory, index_path};
+
+/// A store. Cheap to clone and safe to share between threads: clones are handles on the same store, which closes with the last one.
+///
+/// One process at a time has a store open; a second one is told the holder's process id ([`Error::Locked`]).
+///
+/// ```
+/// use caskad::{GetOptions, Monitor, Payload, PutOptions, Store};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let store = Store::open(dir.path().join("store"))?;
+/// let put = store.put(&"runs/demo@first".parse()?, Payload::bytes("w.bin", b"weights"), &PutOptions::default(), &Monitor::none())?;
+/// assert_eq!((put.version, put.bytes), (1, 7));
+///
+/// let out = dir.path().join("w.bin");
+/// store.get(&"runs/demo@first".parse()?, &out, &GetOptions::default(), &Monitor::none())?;
+/// assert_eq!(std::fs::read(out)?, b"weights");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(super) inner: Arc<StoreInner>,
+}
+
+#[derive(Debug)]
+pub(super) struct StoreInner {
+    pub(super) chunks: ChunkStore,
+    pub(super) cache: ChunkCache,
+    pub(super) config: Config,
+    /// Why `config.toml` could not be used, in a store opened all the same.
+    pub(super) config_damage: Option<String>,
+    /// Dropped last: it holds the lock. `None` for a store that is not in a directory.
+    pub(super) directory: Option<StoreDirectory>,
+}
+
+/// How a [`Store`] is opened.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    config: Option<Config>,
+    read_only: bool,
+    existing: bool,
+}
+
+impl StoreOptions {
+    /// The settings of the store's `config.toml`, for reading and writing.
+    pub fn new() -> StoreOptions {
+        StoreOptions::default()
+    }
+
+    /// Uses `config` in place of what `config.toml` says.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> StoreOptions {
+        self.config = Some(config);
+        self
+    }
+
+    /// Changes nothing, and refuses what would: for a medium that cannot be written to.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> StoreOptions {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Fails where there is no store yet, rather than create one.
+    #[must_use]
+    pub fn existing(mut self, existing: bool) -> StoreOptions {
+        self.existing = existing;
+        self
+    }
+
+    /// Opens the store in the directory `path`.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
+        let path = path.as_ref();
+        let directory = match self.read_only {
+            true => StoreDirectory::open_read_only(path)?,
+            false => StoreDirectory::open(path, !self.existing)?,
+        };
+        let (config, config_damage) = match self.config.map_or_else(|| Config::read(&directory.config()), Ok) {
+            Ok(config) => (config, None),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!("the default settings are used: {error}");
+                (Config::default(), Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        let backend = Arc::new(FileBackend::new(directory.packs()));
+        let index = IndexPlace::File(index_path(path));
+        Store::assemble(backend, index, config, config_damage, Some(directory))
+    }
+
+    /// Opens a store whose packs are in `backend` and whose index is at `index`. Nothing guards it against a second process.
+    pub fn open_backend(self, backend: Arc<dyn StorageBackend>, index: IndexPlace) -> Result<Store> {
+        let config = self.config.unwrap_or_default();
+        Store::assemble(backend, index, config, None, None)
+    }
+}
+
+impl Store {
+    /// Opens the store in the directory `path` for reading and writing, creating it where there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        StoreOptions::new().open(path)
+    }
+
+    fn assemble(
+        backend: Arc<dyn StorageBackend>,
+        index: IndexPlace,
+        config: Config,
+        config_damage: Option<String>,
+        directory: Option<StoreDirectory>,
+    ) -> Result<Store> {
+        config.validate().map_err(|why| Error::Syntax { what: "setting", input: String::new(), why })?;
+        let options = ChunkStoreOptions {
+            pack_bytes: config.pack_bytes,
+            index_cache_bytes: usize::try_from(config.index_cache_bytes).unwrap_or(usize::MAX),
+            read_only: directory.as_ref().is_some_and(StoreDirectory::read_only),
+        };
+        let chunks = ChunkStore::open(backend, index, options)?;
+        let cache = ChunkCache::new(config.cache_bytes);
+        Ok(Store { inner: Arc::new(StoreInner { chunks, cache, config, config_damage, directory }) })
+    }
+
+    /// The directory of the store, if it is in one.
+    pub fn path(&self) -> Option<&Path> {
+        self.inner.directory.as_ref().map(StoreDirectory::path)
+    }
+
+    /// The settings in use.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Why `config.toml` is not in use, if it is there and cannot be.
+    pub fn config_damage(&self) -> Option<&str> {
+        self.inner.config_damage.as_deref()
+    }
+
+    /// Where payloads that must be whole before they are split are kept meanwhile.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.inner.directory.as_ref().map_or_else(std::env::temp_dir, StoreDirectory::tmp)
+    }
+
+    pub(super) fn threads(&self) -> NonZeroUsize {
+        self.inner.config.threads
+    }
+
+    /// The refs of a key that has versions.
+    pub(super) fn key_refs(&self, key: &Key) -> Result<KeyRefs> {
+        let refs = self.inner.chunks.refs(key)?;
+        if !refs.versions.is_empty() {
+            return Ok(refs);
+        }
+        // Before saying that something does not exist: is the index that says so sound?
+        if self.inner.chunks.mend_index()? {
+            let refs = self.inner.chunks.refs(key)?;
+            if !refs.versions.is_empty() {
+                return Ok(refs);
+            }
+        }
+        let keys = self.inner.chunks.all_refs("")?;
+        Err(Error::NotFound {
+            what: "key",
+            name: key.to_string(),
+            place: "the store".to_owned(),
+            nearest: nearest(key.as_str(), keys.keys().map(Key::as_str)),
+        })
+    }
+
+    /// The version that `wanted` names.
+    pub(super) fn resolve(&self, wanted: &VersionRef) -> Result<(u64, VersionEntry)> {
+        let refs = self.key_refs(&wanted.key)?;
+        let found = match &wanted.version {
+            VersionSpec::Latest => refs.versions.last_key_value().map(|(number, _)| *number),
+            VersionSpec::Number(number) => Some(*number),
+            VersionSpec::Label(label) => refs.labels.get(label).copied(),
+            VersionSpec::Manifest(prefix) => {
+                let mut matching = refs.versions.iter().filter(|(_, entry)| prefix.matches(&entry.manifest));
+                matching.next_back().map(|(number, _)| *number)
+            }
+        };
+        let entry = found.and_then(|number| refs.versions.get(&number).map(|entry| (number, entry.clone())));
+        entry.ok_or_else(|| unknown_version(wanted, &refs))
+    }
+
+    /// The manifest of a version, decoded and checked.
+    pub(super) fn manifest(&self, hash: &Hash) -> Result<Manifest> {
+        let bytes = self.inner.chunks.reader().read_manifest(hash)?;
+        Manifest::decode(&bytes).map_err(|why| Error::Damaged {
+            what: "manifest",
+            place: format!("manifest {}", hash.short()),
+            why: why.to_string(),
+        })
+    }
+}
+
+fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {
+    let (what, name) = match &wanted.version {
+        VersionSpec::Latest => ("version", "latest".to_owned()),
+        VersionSpec::Number(number) => ("version", number.to_string()),
+        VersionSpec::Label(label) => ("label", label.to_string()),
+        VersionSpec::Manifest(prefix) => ("version", format!("b3-{}", prefix.as_str())),
+    };
+    let nearest = match &wanted.version {
+        VersionSpec::Label(label) => nearest(label.as_str(), refs.labels.keys().map(|label| label.as_str())),
+        VersionSpec::Number(number) => {
+            let mut numbers: Vec<u64> = refs.versions.keys().copied().collect();
+            numbers.sort_by_key(|there| there.abs_diff(*number));
+            numbers.into_iter().take(3).map(|there| there.to_string()).collect()
+        }
+        _ => Vec::new(),
+    };
+    Error::NotFound { what, name, place: format!("key {}", wanted.key), nearest }
+}
+
+/// The three of `names` that are closest to `name`, if any is close at all.
+pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let mut close: Vec<(f64, &str)> = names
+        .map(|there| {
+            let contains = there.contains(name) || name.contains(there);
+            (strsim::jaro_winkler(name, there) + if contains { 0.2 } else { 0.0 }, there)
+        })
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .collect();
+    close.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    close.into_iter().take(3).map(|(_, there)| there.to_owned()).collect()
+}

@@ -1,0 +1,100 @@
+//! A payload as stripes of fixed length, handed out to the threads that cut and encode it.
+//!
+//! Invariant: at most one stripe and one longest chunk per thread is in memory, whatever the payload's length.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::chunk::Span;
+use crate::limits::CHUNK_BYTES;
+use crate::split::Window;
+
+/// Bytes of a stripe: a power of two, so that each is a whole subtree of the payload's BLAKE3 tree.
+pub(super) const STRIPE_BYTES: u64 = 8 << 20;
+
+/// One stripe of a payload. Its bytes, and up to a longest chunk of those that follow, are in the buffer that came with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stripe {
+    pub(super) index: u64,
+    pub(super) span: Span,
+    /// The payload's length, once its end is known.
+    pub(super) payload_len: Option<u64>,
+}
+
+/// Where stripes come from.
+pub(super) enum StripeSource<'a> {
+    /// A file of a known length.
+    File { file: &'a File, len: u64, next: AtomicU64 },
+    /// Bytes that arrive in order and end at some point.
+    Stream(Mutex<Stream<'a>>),
+}
+
+pub(super) struct Stream<'a> {
+    reader: Box<dyn Read + Send + 'a>,
+    /// What was read behind the last stripe.
+    carry: Vec<u8>,
+    index: u64,
+    ended: bool,
+}
+
+impl<'a> StripeSource<'a> {
+    pub(super) fn file(file: &'a File, len: u64) -> StripeSource<'a> {
+        StripeSource::File { file, len, next: AtomicU64::new(0) }
+    }
+
+    pub(super) fn stream(reader: impl Read + Send + 'a) -> StripeSource<'a> {
+        StripeSource::Stream(Mutex::new(Stream { reader: Box::new(reader), carry: Vec::new(), index: 0, ended: false }))
+    }
+
+    /// How many threads could find work at once.
+    pub(super) fn parallelism(&self) -> u64 {
+        match self {
+            StripeSource::File { len, .. } => len.div_ceil(STRIPE_BYTES).max(1),
+            StripeSource::Stream(_) => u64::MAX,
+        }
+    }
+
+    /// Reads the next stripe into `buffer`; `None` at the payload's end.
+    pub(super) fn next(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Stripe>> {
+        match self {
+            StripeSource::File { file, len, next } => {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let offset = index.saturating_mul(STRIPE_BYTES);
+                if offset >= *len {
+                    return Ok(None);
+                }
+                let span = Span::new(offset, STRIPE_BYTES.min(len - offset));
+                let window = Window::needed(span, *len);
+                buffer.resize(window.len as usize, 0);
+                file.read_exact_at(buffer, offset)?;
+                Ok(Some(Stripe { index, span, payload_len: Some(*len) }))
+            }
+            StripeSource::Stream(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).next(buffer),
+        }
+    }
+}
+
+impl Stream<'_> {
+    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Stripe>> {
+        let wanted = STRIPE_BYTES as usize + CHUNK_BYTES;
+        std::mem::swap(buffer, &mut self.carry);
+        if !self.ended {
+            let missing = wanted.saturating_sub(buffer.len()) as u64;
+            let n = (&mut self.reader).take(missing).read_to_end(buffer)?;
+            self.ended = (n as u64) < missing;
+        }
+        if buffer.is_empty() {
+            return Ok(None);
+        }
+        let offset = self.index * STRIPE_BYTES;
+        let span = Span::new(offset, STRIPE_BYTES.min(buffer.len() as u64));
+        let payload_len = self.ended.then_some(offset + buffer.len() as u64);
+        self.carry.clear();
+        self.carry.extend_from_slice(buffer.get(span.len as usize..).unwrap_or_default());
+        self.index += 1;
+        Ok(Some(Stripe { index: self.index - 1, span, payload_len }))
+    }
+}

@@ -1,0 +1,350 @@
+//! Verify: every chunk re-read, decoded and re-hashed; what does not match is named by version, file, tensor and offset.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::chunk::ChunkRef;
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::key::VersionRef;
+use crate::manifest::{Content, FileKind, Manifest, RegularFile};
+use crate::monitor::Monitor;
+use crate::node::report::{Damage, VerifyReport};
+use crate::node::store::Store;
+use crate::node::version::Version;
+
+impl Store {
+    /// Re-reads and re-hashes every chunk of one version.
+    pub fn verify(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<VerifyReport> {
+        let started = Instant::now();
+        let (number, entry) = self.resolve(wanted)?;
+        let mut damaged = Vec::new();
+        let manifest = self.manifest_or_damage(&entry.manifest, &mut damaged)?;
+        for damage in &mut damaged {
+            (damage.key, damage.version) = (Some(wanted.key.clone()), Some(number));
+        }
+        let version =
+            manifest.map(|manifest| Version { store: self.clone(), key: wanted.key.clone(), number, entry, manifest });
+        let versions: Vec<Version> = version.into_iter().collect();
+        self.verify_versions(versions, damaged, started, monitor)
+    }
+
+    /// Checks the settings, the index, every record of every pack, every manifest and every chunk of every version.
+    pub fn verify_all(&self, monitor: &Monitor) -> Result<VerifyReport> {
+        let started = Instant::now();
+        let mut damaged = Vec::new();
+        if let Some(why) = self.config_damage() {
+            damaged.push(Damage::new("config", why.to_owned()));
+        }
+        match self.inner.chunks.check_index() {
+            Ok(false) => {}
+            Ok(true) => {
+                damaged.push(Damage::new("index", "it was damaged and has been rebuilt from the packs".to_owned()))
+            }
+            Err(error @ Error::Damaged { .. }) => damaged.push(Damage::new("index", error.to_string())),
+            Err(error) => return Err(error),
+        }
+        for (place, why) in self.inner.chunks.check_packs(monitor)? {
+            damaged.push(Damage::new("pack", format!("{place}: {why}")));
+        }
+        let mut versions = Vec::new();
+        for (key, refs) in self.inner.chunks.all_refs("")? {
+            for (number, entry) in refs.versions {
+                let known = damaged.len();
+                if let Some(manifest) = self.manifest_or_damage(&entry.manifest, &mut damaged)? {
+                    versions.push(Version { store: self.clone(), key: key.clone(), number, entry, manifest });
+                }
+                for damage in damaged.iter_mut().skip(known) {
+                    (damage.key, damage.version) = (Some(key.clone()), Some(number));
+                }
+            }
+        }
+        self.verify_versions(versions, damaged, started, monitor)
+    }
+
+    fn manifest_or_damage(&self, hash: &Hash, damaged: &mut Vec<Damage>) -> Result<Option<Manifest>> {
+        match self.manifest(hash) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error @ Error::Damaged { .. }) => {
+                damaged.push(Damage::new("manifest", error.to_string()));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads each chunk of `versions` once, by several threads, and names every place that a damaged one has.
+    fn verify_versions(
+        &self,
+        versions: Vec<Version>,
+        mut damaged: Vec<Damage>,
+        started: Instant,
+        monitor: &Monitor,
+    ) -> Result<VerifyReport> {
+        let mut seen = HashSet::new();
+        let all = versions.iter().flat_map(|version| &version.manifest.chunks);
+        let chunks: Vec<ChunkRef> = all.filter(|chunk| seen.insert(chunk.hash)).copied().collect();
+        drop(seen);
+        let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        monitor.begin("verify", bytes);
+        let bad = self.bad_chunks(&chunks, monitor)?;
+        monitor.finish();
+        for version in &versions {
+            damaged.extend(damages_of(version, &bad));
+        }
+        Ok(VerifyReport {
+            ok: damaged.is_empty(),
+            versions: versions.len() as u64,
+            chunks: chunks.len() as u64,
+            bytes,
+            seconds: started.elapsed().as_secs_f64(),
+            damaged,
+        })
+    }
+
+    fn bad_chunks(&self, chunks: &[ChunkRef], monitor: &Monitor) -> Result<HashMap<Hash, String>> {
+        let next = AtomicUsize::new(0);
+        let bad = Mutex::new(HashMap::new());
+        let work = || -> Result<()> {
+            let mut reader = self.inner.chunks.reader();
+            let mut plain = Vec::new();
+            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                monitor.check()?;
+                plain.resize(chunk.len as usize, 0);
+                match reader.read(&chunk.hash, &mut plain) {
+                    Ok(()) => {}
+                    Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                        bad.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.hash, error.to_string());
+                    }
+                    Err(error) => return Err(error),
+                }
+                monitor.advance(chunk.len.into());
+            }
+            Ok(())
+        };
+        let work = || work().inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed));
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..self.threads().get()).map(|_| scope.spawn(work)).collect();
+            let mut outcome = work();
+            for other in others {
+                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            outcome
+        })?;
+        Ok(bad.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Compares a version with the file or directory at `path`, which is only read. The store's own chunks are not.
+    pub fn verify_against(
+        &self,
+        wanted: &VersionRef,
+        path: impl AsRef<Path>,
+        monitor: &Monitor,
+    ) -> Result<VerifyReport> {
+        let started = Instant::now();
+        let version = self.version(wanted)?;
+        monitor.begin("verify", version.bytes());
+        let against = Against { version: &version, monitor, bytes: AtomicU64::new(0), chunks: AtomicU64::new(0) };
+        let mut damaged = Vec::new();
+        let path = path.as_ref();
+        if version.manifest.single {
+            against.file(0, path, &mut damaged)?;
+        } else {
+            for index in 0..version.manifest.files.len() {
+                against.entry(index, path, &mut damaged)?;
+            }
+            against.strangers(path, &mut damaged)?;
+        }
+        monitor.finish();
+        Ok(VerifyReport {
+            ok: damaged.is_empty(),
+            versions: 1,
+            chunks: against.chunks.into_inner(),
+            bytes: against.bytes.into_inner(),
+            seconds: started.elapsed().as_secs_f64(),
+            damaged,
+        })
+    }
+}
+
+/// A comparison of a version with files.
+struct Against<'a> {
+    version: &'a Version,
+    monitor: &'a Monitor,
+    bytes: AtomicU64,
+    chunks: AtomicU64,
+}
+
+impl Against<'_> {
+    fn damage(&self, index: usize, why: String) -> Damage {
+        let file = self.version.manifest.files.get(index).map(|entry| entry.path.clone());
+        let (key, version) = (Some(self.version.key.clone()), Some(self.version.number));
+        Damage { key, version, file, ..Damage::new("file", why) }
+    }
+
+    fn entry(&self, index: usize, root: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
+        let Some(entry) = self.version.manifest.files.get(index) else { return Ok(()) };
+        let path = root.join(&entry.path);
+        match &entry.kind {
+            FileKind::Regular(_) => return self.file(index, &path, damaged),
+            FileKind::Directory if !path.is_dir() => {
+                damaged.push(self.damage(index, "it is not a directory there".to_owned()))
+            }
+            FileKind::Symlink { target } => match std::fs::read_link(&path) {
+                Ok(found) if found.as_os_str() == target.as_str() => {}
+                Ok(found) => damaged.push(self.damage(index, format!("the link points to {}", found.display()))),
+                Err(_) => damaged.push(self.damage(index, "it is not a link there".to_owned())),
+            },
+            FileKind::Directory => {}
+        }
+        Ok(())
+    }
+
+    fn file(&self, index: usize, path: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
+        let regular = self.version.regular(index)?;
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.version.manifest.single => {
+                damaged.push(self.damage(index, "it is missing there".to_owned()));
+                return Ok(());
+            }
+            opened => opened.map_err(|error| Error::io("open", path, error))?,
+        };
+        let metadata = file.metadata().map_err(|error| Error::io("read", path, error))?;
+        if !metadata.is_file() {
+            damaged.push(self.damage(index, "it is not a regular file there".to_owned()));
+            return Ok(());
+        }
+        if metadata.len() != regular.len {
+            damaged.push(self.damage(index, format!("it has {} bytes there, not {}", metadata.len(), regular.len)));
+        }
+        self.contents(index, regular, &file, path, damaged)
+    }
+
+    fn contents(
+        &self,
+        index: usize,
+        regular: &RegularFile,
+        file: &File,
+        path: &Path,
+        damaged: &mut Vec<Damage>,
+    ) -> Result<()> {
+        if let Content::Inline(bytes) = &regular.content {
+            let mut found = vec![0; bytes.len()];
+            if file.read_exact_at(&mut found, 0).is_err() || found != *bytes {
+                damaged.push(self.damage(index, "its bytes differ".to_owned()));
+            }
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        let mut offset = 0;
+        for chunk in self.version.manifest.chunks.get(self.version.manifest.file_chunks(index)).unwrap_or_default() {
+            places.push((offset, *chunk));
+            offset += u64::from(chunk.len);
+        }
+        let next = AtomicUsize::new(0);
+        let bad = Mutex::new(BTreeMap::new());
+        let work = || -> Result<()> {
+            let mut buffer = Vec::new();
+            while let Some((offset, chunk)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.monitor.check()?;
+                buffer.resize(chunk.len as usize, 0);
+                match file.read_exact_at(&mut buffer, *offset) {
+                    Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                        return Err(Error::io("read", path, error));
+                    }
+                    Ok(()) if Hash::of(&buffer) == chunk.hash => {}
+                    _ => {
+                        bad.lock().unwrap_or_else(PoisonError::into_inner).insert(*offset, *chunk);
+                    }
+                }
+                self.bytes.fetch_add(chunk.len.into(), Ordering::Relaxed);
+                self.chunks.fetch_add(1, Ordering::Relaxed);
+                self.monitor.advance(chunk.len.into());
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..self.version.store.threads().get()).map(|_| scope.spawn(work)).collect();
+            let mut outcome = work();
+            for other in others {
+                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            outcome
+        })?;
+        for (offset, chunk) in bad.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let mut damage = self.damage(index, "its bytes differ".to_owned());
+            damage.place(self.version, index, offset, &chunk);
+            damaged.push(damage);
+        }
+        Ok(())
+    }
+
+    /// Names what is in the directory and not in the version.
+    fn strangers(&self, root: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
+        let items = crate::node::payload::find_items(&[root.to_owned()], None)?;
+        for path in items.by_path.keys() {
+            if self.version.manifest.find_file(path).is_none() {
+                let (key, version) = (Some(self.version.key.clone()), Some(self.version.number));
+                let why = "it is not in the version".to_owned();
+                damaged.push(Damage { key, version, file: Some(path.clone()), ..Damage::new("file", why) });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Damage {
+    pub(super) fn new(what: &'static str, why: String) -> Damage {
+        Damage {
+            what,
+            key: None,
+            version: None,
+            file: None,
+            tensors: Vec::new(),
+            offset: None,
+            len: None,
+            chunk: None,
+            why,
+        }
+    }
+
+    /// Says that the damage is `chunk` at `offset` of a file, and which tensors that touches.
+    fn place(&mut self, version: &Version, file: usize, offset: u64, chunk: &ChunkRef) {
+        let span = crate::chunk::Span::new(offset, chunk.len.into());
+        let entry = version.manifest.files.get(file);
+        self.file = entry.map(|entry| entry.path.clone());
+        self.offset = Some(offset);
+        self.len = Some(chunk.len.into());
+        self.chunk = Some(chunk.hash);
+        let segments = entry.and_then(|entry| entry.regular()).map_or(&[][..], |regular| &regular.segments);
+        let touched = segments.iter().filter(|segment| segment.span.intersection(span).is_some());
+        self.tensors = touched.map(|segment| segment.name.clone()).collect();
+    }
+}
+
+/// Every place in `version` that has a bad chunk.
+fn damages_of(version: &Version, bad: &HashMap<Hash, String>) -> Vec<Damage> {
+    let mut damages = Vec::new();
+    if bad.is_empty() {
+        return damages;
+    }
+    for file in 0..version.manifest.files.len() {
+        let mut offset = 0;
+        for chunk in version.manifest.chunks.get(version.manifest.file_chunks(file)).unwrap_or_default() {
+            if let Some(why) = bad.get(&chunk.hash) {
+                let mut damage = Damage::new("chunk", why.clone());
+                (damage.key, damage.version) = (Some(version.key.clone()), Some(version.number));
+                damage.place(version, file, offset, chunk);
+                damages.push(damage);
+            }
+            offset += u64::from(chunk.len);
+        }
+    }
+    damages
+}
