@@ -25,8 +25,8 @@ pub fn compare_paths(a: &str, b: &str) -> Ordering {
 pub(super) fn check(contents: &Contents) -> Result<Offsets> {
     at_most("manifest", "files", contents.files.len(), limits::FILES)?;
     at_most("manifest", "chunks", contents.chunks.len(), limits::CHUNKS)?;
-    check_single(contents)?;
     check_tree(&contents.files)?;
+    check_single(contents)?;
     check_homes(contents)?;
     let chunks = chunk_offsets(&contents.chunks)?;
     let mut files = Vec::with_capacity(contents.files.len() + 1);
