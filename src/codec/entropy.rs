@@ -65,21 +65,32 @@ pub(super) fn pieces(bytes: &[u8], count: usize, len: usize) -> impl Iterator<It
     (0..count).filter_map(move |i| bytes.get(i * stride..i * stride + len))
 }
 
+/// The byte that all of `bytes` equal, if there is one.
+pub(super) fn constant(bytes: &[u8]) -> Option<u8> {
+    let (first, rest) = bytes.split_first()?;
+    // Each byte equals its successor: one comparison of two slices, which stops at the first difference.
+    (*rest == bytes[..rest.len()]).then_some(*first)
+}
+
 /// Sampled entropy of `bytes` in bits a byte.
 pub(super) fn bits(bytes: &[u8]) -> f32 {
     Histogram::of(pieces(bytes, PIECES, PIECE_BYTES)).bits()
 }
 
-/// How much of `bytes` is there twice: the share, among sampled aligned words of eight bytes, of those seen before.
+/// Bytes from one word that [`repeats`] looks at to the next.
+pub(super) const REPEAT_STRIDE: usize = 16;
+
+/// How much of `bytes` is there twice: the share of sampled words of eight bytes that were seen before.
 ///
 /// Words are sampled by value (one in sixteen of all values), so that copies are found at any distance; a copy whose distance
-/// is not a multiple of eight is not seen.
+/// is not a multiple of [`REPEAT_STRIDE`] is not seen. Looking at every second word halves the cost, 3 % of an encoding.
 pub(super) fn repeats(bytes: &[u8]) -> f32 {
     const SLOTS: usize = 1024;
     let mut seen = [0; SLOTS];
     let (mut sampled, mut repeated) = (0_u32, 0_u32);
-    for word in bytes.as_chunks().0 {
-        let word = u64::from_le_bytes(*word);
+    for stride in bytes.as_chunks::<REPEAT_STRIDE>().0 {
+        let [a, b, c, d, e, f, g, h, ..] = *stride;
+        let word = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
         // Fibonacci hashing: the top bits of the product depend on all of the word.
         let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         if hash >> 60 == 0 {
@@ -148,6 +159,14 @@ mod tests {
         assert_eq!(bits(&[7; 1000]), 0.0);
         assert!((bits(&[0, 1, 2, 3].repeat(5000)) - 2.0).abs() < 0.01);
         assert!(bits(&noise(1 << 16)) > 7.95);
+    }
+
+    #[test]
+    fn constant_means_every_byte() {
+        assert_eq!(constant(&[]), None);
+        assert_eq!(constant(&[3]), Some(3));
+        assert_eq!(constant(&[3; 999]), Some(3));
+        assert_eq!(constant(&[&[3; 999][..], &[4]].concat()), None);
     }
 
     #[test]

@@ -13,8 +13,14 @@ const RAW_BITS: f32 = 7.85;
 /// Under this many bits a byte, a code of at least one bit a byte is far off, and runs are likely: matches pay.
 const MATCH_BITS: f32 = 1.5;
 
-/// Over this share of repeated words, matches pay whatever the entropy: rows that are there twice, ascending indices.
-const MATCH_REPEATS: f32 = 0.3;
+/// Over this share of repeated words, matches may pay whatever the entropy: rows that are there twice, ascending indices.
+const MATCH_REPEATS: f32 = 0.03;
+
+/// The same where time counts for more than the last points: only what repeats so much that matches are sure to pay.
+const FAST_MATCH_REPEATS: f32 = 0.3;
+
+/// Planes up to this length are cheaper to code both ways than to judge: too few of their words are sampled.
+const SMALL_BYTES: usize = 8 << 10;
 
 /// How a plane is kept. The number is its mode byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,33 +50,63 @@ impl PlaneMode {
 pub(super) struct PlaneWriter {
     literals: FrameWriter,
     matches: FrameWriter,
+    thorough: bool,
 }
 
 impl PlaneWriter {
-    pub(super) fn new() -> PlaneWriter {
-        PlaneWriter { literals: FrameWriter::literals_only(), matches: FrameWriter::with_level(1) }
+    /// A writer that tries matches wherever they may pay if `thorough`, else only where they surely do.
+    pub(super) fn new(thorough: bool) -> PlaneWriter {
+        PlaneWriter { literals: FrameWriter::literals_only(), matches: FrameWriter::with_level(1), thorough }
     }
 
     /// Appends `plane` in its smallest form to `out`.
     pub(super) fn append(&mut self, plane: &[u8], out: &mut Vec<u8>) -> PlaneMode {
-        if let [first, rest @ ..] = plane
-            && *rest == plane[..rest.len()]
-        {
-            out.push(*first);
+        if let Some(byte) = entropy::constant(plane) {
+            out.push(byte);
             return PlaneMode::Constant;
         }
         let bits = entropy::bits(plane);
-        let matches = bits < MATCH_BITS || entropy::repeats(plane) > MATCH_REPEATS;
+        let least_repeats = if self.thorough { MATCH_REPEATS } else { FAST_MATCH_REPEATS };
+        let repeats = self.thorough && plane.len() <= SMALL_BYTES
+            || entropy::repeats(plane) > least_repeats + chance_of_repeats(plane.len(), bits);
+        let (literals, matches) = ((MATCH_BITS..RAW_BITS).contains(&bits), bits < MATCH_BITS || repeats);
         let start = out.len();
-        if matches || bits < RAW_BITS {
-            let frames = if matches { &mut self.matches } else { &mut self.literals };
-            if frames.append(plane, out).is_some_and(|len| len < plane.len()) {
-                return PlaneMode::Zstd;
+        let mut shortest = None;
+        for (tried, frames) in [(literals, &mut self.literals), (matches, &mut self.matches)] {
+            if tried {
+                shortest = append_if_shorter(frames, plane, start, out);
             }
+        }
+        if shortest.is_some_and(|len| len < plane.len()) {
+            return PlaneMode::Zstd;
         }
         out.truncate(start);
         out.extend_from_slice(plane);
         PlaneMode::Raw
+    }
+}
+
+/// The share of repeated words to expect in `len` independent bytes of `bits` entropy, somewhat over.
+///
+/// Words of eight bytes collide by Rényi's entropy, about a fifth below Shannon's on exponents: 6.5 times `bits` rather than 8.
+fn chance_of_repeats(len: usize, bits: f32) -> f32 {
+    (len / entropy::REPEAT_STRIDE) as f32 * (-6.5 * bits).exp2()
+}
+
+/// Makes what follows `start` in `out` the frame of `plane`, unless a shorter frame is there already. Returns the length there.
+fn append_if_shorter(frames: &mut FrameWriter, plane: &[u8], start: usize, out: &mut Vec<u8>) -> Option<usize> {
+    let end = out.len();
+    let len = frames.append(plane, out);
+    match (end - start, len) {
+        (0, len) => len,
+        (first, Some(len)) if len < first => {
+            out.drain(start..end);
+            Some(len)
+        }
+        (first, _) => {
+            out.truncate(end);
+            Some(first)
+        }
     }
 }
 

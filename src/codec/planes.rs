@@ -33,8 +33,9 @@ pub(super) struct PlanesWriter {
 }
 
 impl PlanesWriter {
-    pub(super) fn new() -> PlanesWriter {
-        PlanesWriter { plane: PlaneWriter::new(), planes: Vec::new() }
+    /// A writer that takes the time of a thorough [`PlaneWriter`] or not.
+    pub(super) fn new(thorough: bool) -> PlanesWriter {
+        PlanesWriter { plane: PlaneWriter::new(thorough), planes: Vec::new() }
     }
 
     /// Appends the payload of `plain`, elements of `width` bytes, to `out`.
