@@ -63,6 +63,9 @@ pub trait ObjectWriter: Debug + Send + Sync {
 
     /// Returns once everything appended before the call is durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// A hint that `len` bytes from `offset` on will be synced soon: a good moment to begin writing them. Promises nothing.
+    fn start_writing(&self, _offset: u64, _len: u64) {}
 }
 
 /// An object open for reading. It stays readable after the object was deleted.

@@ -24,6 +24,15 @@ pub(super) struct Stripe {
     pub(super) payload_len: Option<u64>,
 }
 
+impl Stripe {
+    /// Stripe `index` of a payload of `len` bytes; `None` past its end.
+    pub(super) fn at(index: u64, len: u64) -> Option<Stripe> {
+        let offset = index.checked_mul(STRIPE_BYTES).filter(|&offset| offset < len)?;
+        let span = Span::new(offset, STRIPE_BYTES.min(len - offset));
+        Some(Stripe { index, span, payload_len: Some(len) })
+    }
+}
+
 /// Where stripes come from.
 pub(super) enum StripeSource<'a> {
     /// A file of a known length.
@@ -61,16 +70,11 @@ impl<'a> StripeSource<'a> {
     pub(super) fn next(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Stripe>> {
         match self {
             StripeSource::File { file, len, next } => {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let offset = index.saturating_mul(STRIPE_BYTES);
-                if offset >= *len {
-                    return Ok(None);
-                }
-                let span = Span::new(offset, STRIPE_BYTES.min(len - offset));
-                let window = Window::needed(span, *len);
+                let Some(stripe) = Stripe::at(next.fetch_add(1, Ordering::Relaxed), *len) else { return Ok(None) };
+                let window = Window::needed(stripe.span, *len);
                 buffer.resize(window.len as usize, 0);
-                file.read_exact_at(buffer, offset)?;
-                Ok(Some(Stripe { index, span, payload_len: Some(*len) }))
+                file.read_exact_at(buffer, window.offset)?;
+                Ok(Some(stripe))
             }
             StripeSource::Stream(stream) => stream.lock().unwrap_or_else(PoisonError::into_inner).next(buffer),
         }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::chunk::ChunkRef;
@@ -15,10 +16,12 @@ use crate::hash::Hash;
 use crate::manifest::{Content, Manifest, RegularFile, SegmentEntry};
 use crate::node::blob_hash::{StripeHash, join};
 use crate::node::store::Store;
-use crate::node::stripe::StripeSource;
+use crate::node::stripe::{STRIPE_BYTES, Stripe};
 
 /// Chunks that are compared before the whole file is hashed.
 const PROBES: usize = 16;
+/// Bytes that are read at a time to be hashed: they stay in a core's own cache.
+const READ_BYTES: usize = 128 << 10;
 
 /// The version before the one that is put, if there is one.
 pub(super) struct Earlier(Option<Manifest>);
@@ -89,20 +92,21 @@ fn probes_match(file: &File, earlier: &EarlierFile<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The hash of the first `len` bytes of `file`, by several threads, one stripe each.
 fn blob_hash(file: &File, len: u64, threads: NonZeroUsize) -> io::Result<Hash> {
-    let source = StripeSource::file(file, len);
+    let stripes = len.div_ceil(STRIPE_BYTES);
+    let next = AtomicU64::new(0);
     let hashes = Mutex::new(Vec::new());
     let work = || -> io::Result<()> {
-        let mut buffer = Vec::new();
-        while let Some(stripe) = source.next(&mut buffer)? {
-            let hash = StripeHash::of(&stripe, buffer.get(..stripe.span.len as usize).unwrap_or_default());
+        let mut buffer = vec![0; READ_BYTES];
+        while let Some(stripe) = Stripe::at(next.fetch_add(1, Ordering::Relaxed), len) {
+            let hash = StripeHash::read(&stripe, file, &mut buffer)?;
             hashes.lock().unwrap_or_else(PoisonError::into_inner).push((stripe.index, hash));
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads = source.parallelism().min(threads.get() as u64);
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..stripes.min(threads.get() as u64)).map(|_| scope.spawn(work)).collect();
         let mut outcome = work();
         for other in others {
             outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));

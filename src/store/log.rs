@@ -12,6 +12,8 @@ use crate::store::pack::{PACK_HEADER_BYTES, PackId, Record, RecordHeader, pack_h
 
 /// Bytes that are gathered before they are handed to the backend.
 const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes after which the backend is asked to begin writing, so that the sync at a commit finds little left to do.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
 
 #[derive(Debug)]
 struct ActivePack {
@@ -19,6 +21,8 @@ struct ActivePack {
     writer: Arc<dyn ObjectWriter>,
     /// Bytes handed to the backend.
     written: u64,
+    /// Bytes that the backend was asked to begin writing.
+    started: u64,
 }
 
 /// Appends records to the last pack. Callers hold it behind a mutex.
@@ -53,7 +57,7 @@ impl LogWriter {
         if let Some((id, len)) = last.filter(|&(_, len)| len < pack_bytes) {
             let name = pack_name(id);
             match log.backend.resume(&name, len) {
-                Ok(writer) => log.active = Some(ActivePack { id, writer, written: len }),
+                Ok(writer) => log.active = Some(ActivePack { id, writer, written: len, started: len }),
                 Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(Error::io("continue", log.backend.describe(&name), error)),
             }
@@ -109,7 +113,7 @@ impl LogWriter {
             self.backend.create(&name).map_err(|error| Error::io("create", self.backend.describe(&name), error))?;
         self.next_pack =
             id.checked_add(1).ok_or(Error::Limit { what: "number of packs", found: id.into(), limit: id.into() })?;
-        self.active = Some(ActivePack { id, writer, written: 0 });
+        self.active = Some(ActivePack { id, writer, written: 0, started: 0 });
         debug_assert!(self.buffer.is_empty());
         self.buffer.extend_from_slice(&pack_header(id));
         debug_assert_eq!(self.buffer.len(), PACK_HEADER_BYTES);
@@ -151,6 +155,10 @@ impl LogWriter {
             let outcome = active.writer.append(&self.buffer);
             active.written += self.buffer.len() as u64;
             let id = active.id;
+            if outcome.is_ok() && active.written - active.started >= WRITE_BACK_BYTES {
+                active.writer.start_writing(active.started, active.written - active.started);
+                active.started = active.written;
+            }
             outcome.map_err(|error| self.error("write", id, error))?;
             self.buffer.clear();
         }
