@@ -138,6 +138,11 @@ impl Store {
         self.inner.directory.as_ref().map(StoreDirectory::path)
     }
 
+    /// True when nothing in the store may be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.directory.as_ref().is_some_and(StoreDirectory::read_only)
+    }
+
     /// The settings in use.
     pub fn config(&self) -> &Config {
         &self.inner.config

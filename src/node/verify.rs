@@ -21,6 +21,8 @@ use crate::node::version::Version;
 
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
+    ///
+    /// A chunk that is found damaged counts as not stored from then on: putting the same bytes again heals it.
     pub fn verify(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<VerifyReport> {
         let started = Instant::now();
         let (number, entry) = self.resolve(wanted)?;
@@ -120,7 +122,10 @@ impl Store {
                 match reader.read(&chunk.hash, &mut plain) {
                     Ok(()) => {}
                     Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
-                        bad.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk.hash, error.to_string());
+                        let lost = matches!(error, Error::Damaged { .. });
+                        bad.lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(chunk.hash, (lost, error.to_string()));
                     }
                     Err(error) => return Err(error),
                 }
@@ -137,7 +142,12 @@ impl Store {
             }
             outcome
         })?;
-        Ok(bad.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lost = bad.iter().filter(|(_, (lost, _))| *lost).map(|(hash, _)| *hash);
+        if !bad.is_empty() && !self.is_read_only() {
+            self.inner.chunks.forget_damaged(lost)?;
+        }
+        Ok(bad.into_iter().map(|(hash, (_, why))| (hash, why)).collect())
     }
 
     /// Compares a version with the file or directory at `path`, which is only read. The store's own chunks are not.

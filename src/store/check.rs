@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
 use crate::store::chunk_store::ChunkStore;
-use crate::store::index::Entry;
+use crate::store::index::{Entry, IndexChange};
 use crate::store::pack::{PACK_HEADER_BYTES, check_pack_header, pack_name};
 use crate::store::recovery::list_packs;
 use crate::store::scan::{Found, Walk, walk_pack};
@@ -60,6 +60,18 @@ impl ChunkStore {
         }
         monitor.finish();
         Ok(damaged)
+    }
+
+    /// Drops the index entries of `chunks`, which were found damaged, so that the next put of the same bytes stores them anew.
+    /// Their versions keep failing until then, and the damaged records stay in their packs.
+    pub fn forget_damaged(&self, chunks: impl IntoIterator<Item = Hash>) -> Result<()> {
+        self.writable()?;
+        self.checkpoint()?;
+        let mut removed = Vec::new();
+        for hash in chunks {
+            removed.extend(self.locate(&hash)?.map(|entry| (hash, entry.position)));
+        }
+        self.inner.index.apply(IndexChange { removed, ..IndexChange::default() })
     }
 
     fn checkpoint_if_writable(&self) -> Result<()> {
