@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::chunk::{ChunkRef, Span};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::node::store::Store;
 use crate::store::ChunkReader;
@@ -65,7 +65,7 @@ pub(super) fn stream(
     store: &Store,
     pieces: &[Piece],
     out: &mut dyn Write,
-    write_error: &dyn Fn(std::io::Error) -> crate::Error,
+    write_error: &dyn Fn(std::io::Error) -> Error,
     sources: &Sources,
     keep: bool,
     monitor: &Monitor,
@@ -75,17 +75,22 @@ pub(super) fn stream(
     std::thread::scope(|scope| {
         // Whatever ends this closure also ends the threads that wait for room.
         let _close = CloseOnDrop(&window);
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let _close = CloseOnPanic(&window);
-                let mut fetcher = Fetcher::new(store, sources, keep);
-                while let Some(index) = window.claim().filter(|&index| index < pieces.len()) {
-                    let chunk = &pieces[index].chunk;
-                    let mut plain = vec![0; chunk.len as usize];
-                    let outcome = fetcher.fetch(chunk, &mut plain).map(|()| plain);
-                    window.deliver(index, outcome);
-                }
-            });
+        let work = || {
+            let _close = CloseOnPanic(&window);
+            let mut fetcher = Fetcher::new(store, sources, keep);
+            while let Some(index) = window.claim().filter(|&index| index < pieces.len()) {
+                let chunk = &pieces[index].chunk;
+                let mut plain = vec![0; chunk.len as usize];
+                let outcome = fetcher.fetch(chunk, &mut plain).map(|()| plain);
+                window.deliver(index, outcome);
+            }
+        };
+        for started in 0..threads {
+            // One thread is enough; without any, nothing would ever be delivered.
+            match std::thread::Builder::new().spawn_scoped(scope, work) {
+                Err(error) if started == 0 => return Err(Error::io("start a thread for", "the read", error)),
+                _ => {}
+            }
         }
         for (index, piece) in pieces.iter().enumerate() {
             monitor.check()?;

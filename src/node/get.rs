@@ -3,6 +3,7 @@
 //! What is restored grows under a temporary name next to its target, which tells the version, so that a get that was interrupted
 //! finds it and goes on: chunks that already lie there are verified where they are. It takes the target's name only when whole.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
@@ -21,6 +22,7 @@ use crate::monitor::Monitor;
 use crate::node::fetch::{Fetcher, Sources};
 use crate::node::report::GetReport;
 use crate::node::store::Store;
+use crate::node::threads::in_parallel;
 use crate::node::version::Version;
 
 /// Which part of a version is wanted.
@@ -207,23 +209,24 @@ impl<'a> Get<'a> {
 
     fn fill_directory(&self, partial: &Path) -> Result<()> {
         let create = |path: &Path| fs::create_dir_all(path).map_err(|error| Error::io("create", path, error));
+        let mut directories = BTreeSet::from([partial.to_owned()]);
         create(partial)?;
         for (index, entry) in self.version.manifest.files.iter().enumerate() {
             let path = partial.join(&entry.path);
+            let directory = if entry.kind == FileKind::Directory { &path } else { parent(&path) };
+            create(directory)?;
+            directories.extend(directory.ancestors().take_while(|path| path.starts_with(partial)).map(Path::to_owned));
             match &entry.kind {
-                FileKind::Directory => create(&path)?,
-                FileKind::Regular(_) => {
-                    create(parent(&path))?;
-                    self.fill(index, &path)?;
-                }
-                FileKind::Symlink { target } => {
-                    create(parent(&path))?;
-                    match std::os::unix::fs::symlink(target, &path) {
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                        made => made.map_err(|error| Error::io("create", &path, error))?,
-                    }
-                }
+                FileKind::Directory => {}
+                FileKind::Regular(_) => self.fill(index, &path)?,
+                FileKind::Symlink { target } => match std::os::unix::fs::symlink(target, &path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    made => made.map_err(|error| Error::io("create", &path, error))?,
+                },
             }
+        }
+        for directory in directories.iter().filter(|_| self.options.sync) {
+            sync_directory(directory).map_err(|error| Error::io("sync", directory, error))?;
         }
         Ok(())
     }
@@ -309,15 +312,7 @@ impl<'a> Get<'a> {
         };
         // A thread that fails takes the work away from the others.
         let work = || work().inspect_err(|_| next.store(placed.len(), Ordering::Relaxed));
-        std::thread::scope(|scope| {
-            let threads = placed.len().div_ceil(4).min(self.version.store.threads().get());
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut outcome = work();
-            for other in others {
-                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            outcome
-        })
+        in_parallel(placed.len().div_ceil(4).min(self.version.store.threads().get()), work)
     }
 
     /// The name that `target` grows under: it tells the version, so that only its own get resumes it.

@@ -14,6 +14,7 @@ use crate::hash::Hash;
 use crate::monitor::Monitor;
 use crate::node::blob_hash::{StripeHash, join};
 use crate::node::stripe::{Stripe, StripeSource};
+use crate::node::threads::in_parallel;
 use crate::split::{CutSizes, Run, Speculation, Window};
 use crate::store::{EncodedChunk, Session};
 
@@ -96,14 +97,7 @@ impl<'a> Ingest<'a> {
             let _panic = FailOnPanic(&shared);
             self.work(&shared, read_error).inspect_err(|_| shared.fail())
         };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut outcome = work();
-            for other in others {
-                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            outcome
-        })?;
+        in_parallel(threads as usize, work)?;
         let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_unstable_by_key(|(stripe, ..)| stripe.index);
         let len = done.last().map_or(0, |(stripe, ..)| stripe.span.end());

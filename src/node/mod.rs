@@ -20,6 +20,7 @@ mod put;
 mod report;
 mod store;
 mod stripe;
+mod threads;
 mod unchanged;
 mod verify;
 mod version;

@@ -17,6 +17,7 @@ use crate::manifest::{Content, Manifest, RegularFile, SegmentEntry};
 use crate::node::blob_hash::{StripeHash, join};
 use crate::node::store::Store;
 use crate::node::stripe::{STRIPE_BYTES, Stripe};
+use crate::node::threads::in_parallel;
 
 /// Chunks that are compared before the whole file is hashed.
 const PROBES: usize = 16;
@@ -105,14 +106,7 @@ fn blob_hash(file: &File, len: u64, threads: NonZeroUsize) -> io::Result<Hash> {
         }
         Ok(())
     };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..stripes.min(threads.get() as u64)).map(|_| scope.spawn(work)).collect();
-        let mut outcome = work();
-        for other in others {
-            outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        outcome
-    })?;
+    in_parallel(stripes.min(threads.get() as u64) as usize, work)?;
     let mut hashes = hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
     hashes.sort_unstable_by_key(|(index, _)| *index);
     let hashes: Vec<StripeHash> = hashes.into_iter().map(|(_, hash)| hash).collect();

@@ -17,6 +17,7 @@ use crate::manifest::{Content, FileKind, Manifest, RegularFile};
 use crate::monitor::Monitor;
 use crate::node::report::{Damage, VerifyReport};
 use crate::node::store::Store;
+use crate::node::threads::in_parallel;
 use crate::node::version::Version;
 
 impl Store {
@@ -134,14 +135,7 @@ impl Store {
             Ok(())
         };
         let work = || work().inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed));
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..self.threads().get()).map(|_| scope.spawn(work)).collect();
-            let mut outcome = work();
-            for other in others {
-                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            outcome
-        })?;
+        in_parallel(self.threads().get(), work)?;
         let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
         let lost = bad.iter().filter(|(_, (lost, _))| *lost).map(|(hash, _)| *hash);
         if !bad.is_empty() && !self.is_read_only() {
@@ -279,14 +273,7 @@ impl Against<'_> {
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..self.version.store.threads().get()).map(|_| scope.spawn(work)).collect();
-            let mut outcome = work();
-            for other in others {
-                outcome = outcome.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            outcome
-        })?;
+        in_parallel(self.version.store.threads().get(), work)?;
         for (offset, chunk) in bad.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let mut damage = self.damage(index, "its bytes differ".to_owned());
             damage.place(self.version, index, offset, &chunk);
