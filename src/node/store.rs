@@ -51,6 +51,7 @@ pub(super) struct StoreInner {
 #[derive(Debug, Clone, Default)]
 pub struct StoreOptions {
     config: Option<Config>,
+    threads: Option<NonZeroUsize>,
     read_only: bool,
     existing: bool,
 }
@@ -65,6 +66,13 @@ impl StoreOptions {
     #[must_use]
     pub fn config(mut self, config: Config) -> StoreOptions {
         self.config = Some(config);
+        self
+    }
+
+    /// Uses `threads` threads for each operation, whatever the settings say.
+    #[must_use]
+    pub fn threads(mut self, threads: NonZeroUsize) -> StoreOptions {
+        self.threads = Some(threads);
         self
     }
 
@@ -89,7 +97,7 @@ impl StoreOptions {
             true => StoreDirectory::open_read_only(path)?,
             false => StoreDirectory::open(path, !self.existing)?,
         };
-        let (config, config_damage) = match self.config.map_or_else(|| Config::read(&directory.config()), Ok) {
+        let (mut config, config_damage) = match self.config.map_or_else(|| Config::read(&directory.config()), Ok) {
             Ok(config) => (config, None),
             Err(error @ Error::Damaged { .. }) => {
                 tracing::warn!("the default settings are used: {error}");
@@ -97,6 +105,7 @@ impl StoreOptions {
             }
             Err(error) => return Err(error),
         };
+        config.threads = self.threads.unwrap_or(config.threads);
         let backend = Arc::new(FileBackend::new(directory.packs()));
         let index = IndexPlace::File(index_path(path));
         Store::assemble(backend, index, config, config_damage, Some(directory))
@@ -104,7 +113,8 @@ impl StoreOptions {
 
     /// Opens a store whose packs are in `backend` and whose index is at `index`. Nothing guards it against a second process.
     pub fn open_backend(self, backend: Arc<dyn StorageBackend>, index: IndexPlace) -> Result<Store> {
-        let config = self.config.unwrap_or_default();
+        let mut config = self.config.unwrap_or_default();
+        config.threads = self.threads.unwrap_or(config.threads);
         Store::assemble(backend, index, config, None, None)
     }
 }

@@ -1,0 +1,129 @@
+//! The command line: what it accepts, and the words of `--help`, of the man pages and of the shell completions.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{
+    Completions, Diff, Export, Gc, Get, Import, Log, Ls, Man, Pin, Put, Rm, Show, Stat, Tag, Unpin, Verify,
+};
+use crate::context::Context;
+use crate::failure::{Exit, Result};
+
+/// Keeps many versions of model checkpoints at the price of what changed, and proves every byte by hash.
+#[derive(Debug, Parser)]
+#[command(name = "caskad", version, max_term_width = 110, after_help = EXAMPLES, after_long_help = LONG_HELP)]
+#[command(propagate_version = true, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  caskad put model.safetensors --as runs/llama@epoch-1
+  caskad log runs/llama
+  caskad get runs/llama@epoch-1 -o restored.safetensors
+  caskad verify --all
+
+`caskad COMMAND --help` tells more of each; `caskad --help` adds names and exit codes.";
+
+const LONG_HELP: &str = "\
+Examples:
+  caskad put model.safetensors --as runs/llama@epoch-1
+  caskad log runs/llama
+  caskad get runs/llama@epoch-1 -o restored.safetensors
+  caskad verify --all
+
+Names:
+  KEY        letters, digits, `. _ - :`, in segments joined by `/`: runs/llama
+  KEY@V      a version of it: a number (runs/llama@3), a label (runs/llama@best), or the first hex
+             digits of its manifest (runs/llama@b3-1f0c2a); without @V the latest is meant
+
+Exit codes:
+  0  done
+  1  verification failed: what is stored does not match its hash
+  2  wrong usage, or any other error
+  3  no such key, version, label, file or tensor
+  5  another process has the store open
+  130  interrupted";
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The store; created by the first `put` or `import` [default: the XDG data directory, ~/.local/share/caskad]
+    #[arg(long, global = true, value_name = "DIR", env = "CASKAD_STORE", hide_env_values = true)]
+    pub(crate) store: Option<PathBuf>,
+    /// Threads of one operation [default: one per core, at most 8]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Print one JSON object or array on standard output, and errors as JSON on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress, no warnings, no confirmation; results of listings and errors remain
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log what happens to standard error; twice for more (RUST_LOG chooses freely)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Put(Put),
+    Get(Get),
+    Verify(Verify),
+    Ls(Ls),
+    Log(Log),
+    Show(Show),
+    Diff(Diff),
+    Tag(Tag),
+    Pin(Pin),
+    Unpin(Unpin),
+    Rm(Rm),
+    Gc(Gc),
+    Stat(Stat),
+    Export(Export),
+    Import(Import),
+    Completions(Completions),
+    Man(Man),
+}
+
+impl Command {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
+        match self {
+            Command::Put(put) => put.run(context),
+            Command::Get(get) => get.run(context),
+            Command::Verify(verify) => verify.run(context),
+            Command::Ls(ls) => ls.run(context),
+            Command::Log(log) => log.run(context),
+            Command::Show(show) => show.run(context),
+            Command::Diff(diff) => diff.run(context),
+            Command::Tag(tag) => tag.run(context),
+            Command::Pin(pin) => pin.run(context),
+            Command::Unpin(unpin) => unpin.run(context),
+            Command::Rm(rm) => rm.run(context),
+            Command::Gc(gc) => gc.run(context),
+            Command::Stat(stat) => stat.run(context),
+            Command::Export(export) => export.run(context),
+            Command::Import(import) => import.run(context),
+            Command::Completions(completions) => completions.run(context),
+            Command::Man(man) => man.run(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,43 @@
+//! One file per command. Each is its arguments, `run`, which makes one call of [`Store`](caskad::Store), and `describe`, which puts
+//! the report of that call into words.
+
+mod completions;
+mod diff;
+mod export;
+mod gc;
+mod get;
+mod import;
+mod log;
+mod ls;
+mod man;
+mod pin;
+mod put;
+mod rm;
+mod show;
+mod stat;
+mod tag;
+mod unpin;
+mod verify;
+
+pub(crate) use completions::Completions;
+pub(crate) use diff::Diff;
+pub(crate) use export::Export;
+pub(crate) use gc::Gc;
+pub(crate) use get::Get;
+pub(crate) use import::Import;
+pub(crate) use log::Log;
+pub(crate) use ls::Ls;
+pub(crate) use man::Man;
+pub(crate) use pin::Pin;
+pub(crate) use put::Put;
+pub(crate) use rm::Rm;
+pub(crate) use show::Show;
+pub(crate) use stat::Stat;
+pub(crate) use tag::Tag;
+pub(crate) use unpin::Unpin;
+pub(crate) use verify::Verify;
+
+/// `-`: standard input or standard output.
+fn is_dash(path: &std::path::Path) -> bool {
+    path.as_os_str() == "-"
+}

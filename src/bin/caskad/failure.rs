@@ -1,0 +1,166 @@
+//! [`Failure`]: how a command can end other than well, in words, in JSON and as an exit code.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use caskad::Error;
+use serde_json::{Map, Value, json};
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+const EXIT_UNVERIFIED: u8 = 1;
+const EXIT_ERROR: u8 = 2;
+const EXIT_NOT_FOUND: u8 = 3;
+const EXIT_LOCKED: u8 = 5;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
+/// The end of a command that could do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done,
+    /// A verification found damage, and its report says where.
+    Unverified,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        match exit {
+            Exit::Done => ExitCode::SUCCESS,
+            Exit::Unverified => EXIT_UNVERIFIED.into(),
+        }
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What the library said.
+    Library(Error),
+    /// Arguments that do not fit together or do not fit what is stored.
+    Usage(String),
+    /// A get was interrupted, and the next one goes on.
+    Resumable,
+    /// Standard output took no more.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            // The only pipe that is written to is standard output.
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => Failure::Output(source),
+            error => Failure::Library(error),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+impl Failure {
+    /// Tells the user, and gives the exit code. A reader that closed the pipe has seen all it wanted: that is no failure.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        if matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        let text = match json {
+            true => {
+                let mut details = self.details();
+                details.insert("kind".to_owned(), self.kind().into());
+                details.insert("message".to_owned(), self.message().into());
+                json!({ "error": details }).to_string()
+            }
+            false => format!("caskad: {}", self.message()),
+        };
+        print_error(&text);
+        self.exit_code().into()
+    }
+
+    /// Prints a line about something that did not stop the command.
+    pub(crate) fn warn(message: &str) {
+        print_error(&format!("caskad: warning: {message}"));
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Library(Error::Damaged { .. }) => EXIT_UNVERIFIED,
+            Failure::Library(Error::NotFound { .. }) => EXIT_NOT_FOUND,
+            Failure::Library(Error::Locked { .. }) => EXIT_LOCKED,
+            Failure::Library(Error::Cancelled) | Failure::Resumable => EXIT_INTERRUPTED,
+            _ => EXIT_ERROR,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Failure::Library(error) => error.kind(),
+            Failure::Usage(_) => "usage",
+            Failure::Resumable => Error::Cancelled.kind(),
+            Failure::Output(_) => "io",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Failure::Library(error) => error.to_string(),
+            Failure::Usage(message) => message.clone(),
+            Failure::Resumable => "cancelled; the same command again goes on where this one stopped".to_owned(),
+            Failure::Output(error) => format!("cannot write to standard output: {error}"),
+        }
+    }
+
+    /// What scripts would otherwise read out of the message.
+    fn details(&self) -> Map<String, Value> {
+        let details = match self {
+            Failure::Library(error) => match error {
+                Error::Syntax { what, input, why } => json!({ "what": what, "input": input, "why": why }),
+                Error::NotFound { what, name, place, nearest } => {
+                    json!({ "what": what, "name": name, "place": place, "nearest": nearest })
+                }
+                Error::Input { path, why } => json!({ "path": path.display().to_string(), "why": why }),
+                Error::Damaged { what, place, why } => json!({ "what": what, "place": place, "why": why }),
+                Error::Locked { path, pid } => json!({ "path": path.display().to_string(), "pid": pid }),
+                Error::NewerFormat { path, found, supported } => {
+                    json!({ "path": path.display().to_string(), "found": found, "supported": supported })
+                }
+                Error::InputChanged { path }
+                | Error::NotAStore { path, .. }
+                | Error::ReadOnly { path }
+                | Error::NoSpace { path, .. }
+                | Error::Io { path, .. } => json!({ "path": path.display().to_string() }),
+                Error::Limit { what, found, limit } => json!({ "what": what, "found": found, "limit": limit }),
+                _ => Value::Null,
+            },
+            _ => Value::Null,
+        };
+        match details {
+            Value::Object(details) => details,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// Tells the user what clap has to say: its help on standard output, or what is wrong with the arguments.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    // The arguments were not understood, so `--json` is looked for among them as they are.
+    let json = std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json");
+    if !json || !error.use_stderr() {
+        // A reader that closed the pipe has seen enough of the help.
+        let _ = error.print();
+        return if error.use_stderr() { EXIT_ERROR.into() } else { ExitCode::SUCCESS };
+    }
+    let kind = error.source().and_then(|source| source.downcast_ref::<Error>()).map_or("usage", Error::kind);
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default().trim().trim_start_matches("error: ");
+    print_error(&json!({ "error": { "kind": kind, "message": message } }).to_string());
+    EXIT_ERROR.into()
+}
+
+/// Where standard error is gone there is nobody left to tell.
+fn print_error(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
