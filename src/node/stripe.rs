@@ -85,6 +85,8 @@ impl Stream<'_> {
     fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Stripe>> {
         let wanted = STRIPE_BYTES as usize + CHUNK_BYTES;
         std::mem::swap(buffer, &mut self.carry);
+        // What the worker's buffer held before is no part of what comes next, not even where this is the end.
+        self.carry.clear();
         if !self.ended {
             let missing = wanted.saturating_sub(buffer.len()) as u64;
             let n = (&mut self.reader).take(missing).read_to_end(buffer)?;
@@ -96,9 +98,28 @@ impl Stream<'_> {
         let offset = self.index * STRIPE_BYTES;
         let span = Span::new(offset, STRIPE_BYTES.min(buffer.len() as u64));
         let payload_len = self.ended.then_some(offset + buffer.len() as u64);
-        self.carry.clear();
         self.carry.extend_from_slice(buffer.get(span.len as usize..).unwrap_or_default());
         self.index += 1;
         Ok(Some(Stripe { index: self.index - 1, span, payload_len }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_ends_once_for_every_worker() {
+        let payload = vec![7; STRIPE_BYTES as usize + 3000];
+        let source = StripeSource::stream(payload.as_slice());
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for len in [STRIPE_BYTES, 3000] {
+            let stripe = source.next(&mut one).unwrap().unwrap();
+            assert_eq!(stripe.span.len, len);
+        }
+        for _ in 0..2 {
+            assert!(source.next(&mut one).unwrap().is_none());
+            assert!(source.next(&mut other).unwrap().is_none());
+        }
     }
 }
