@@ -1,18 +1,22 @@
-//! First bytes of CBOR items, and half-precision floats: what [`Reader`](super::Reader) and [`Writer`](super::Writer) share.
+//! Heads of CBOR items: the first byte and the number behind it, coded by `ciborium-ll`.
+//!
+//! Invariant: [`Head::of`] gives the shortest form of a head, and whoever reads one compares its length with that.
 
 use std::fmt;
+
+use ciborium_ll::{Decoder, Encoder, Error, Header};
 
 /// The major types of CBOR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Major {
-    Unsigned = 0,
-    Negative = 1,
-    Bytes = 2,
-    Text = 3,
-    Array = 4,
-    Map = 5,
-    Tag = 6,
-    Simple = 7,
+    Unsigned,
+    Negative,
+    Bytes,
+    Text,
+    Array,
+    Map,
+    Tag,
+    Simple,
 }
 
 impl Major {
@@ -45,34 +49,44 @@ impl fmt::Display for Major {
     }
 }
 
-pub(super) const FALSE: u8 = 0xf4;
-pub(super) const TRUE: u8 = 0xf5;
-pub(super) const F16: u8 = 0xf9;
-pub(super) const F32: u8 = 0xfa;
-pub(super) const F64: u8 = 0xfb;
-
-/// The half-precision number that equals `value`, if there is one.
-pub(super) fn f16_bits(value: f32) -> Option<u16> {
-    let bits = value.to_bits();
-    let sign = (bits >> 16) as u16 & 0x8000;
-    let significand = bits & 0x007f_ffff;
-    let magnitude = match (bits >> 23 & 0xff) as i32 - 127 {
-        -127 => 0,
-        exponent @ -24..=-15 => (significand | 0x0080_0000) >> (-1 - exponent),
-        exponent @ -14..=15 => ((exponent + 15) as u32) << 10 | significand >> 13,
-        _ => return None,
-    };
-    let half = sign | magnitude as u16;
-    (f16_value(half).to_bits() == f64::from(value).to_bits()).then_some(half)
+/// A head in its shortest form.
+pub(super) struct Head {
+    bytes: [u8; Head::MOST_BYTES],
+    len: usize,
 }
 
-pub(super) fn f16_value(half: u16) -> f64 {
-    let significand = f64::from(half & 0x3ff);
-    let magnitude = match i32::from(half >> 10 & 0x1f) {
-        0 => significand * 2f64.powi(-24),
-        0x1f if significand == 0.0 => f64::INFINITY,
-        0x1f => f64::NAN,
-        exponent => (significand + 1024.0) * 2f64.powi(exponent - 25),
-    };
-    if half & 0x8000 == 0 { magnitude } else { -magnitude }
+impl Head {
+    /// The first byte and eight bytes of number.
+    const MOST_BYTES: usize = 9;
+
+    pub(super) fn of(header: Header) -> Head {
+        let mut bytes = [0; Head::MOST_BYTES];
+        let mut room = bytes.as_mut_slice();
+        let pushed = Encoder::from(&mut room).push(header);
+        debug_assert!(pushed.is_ok(), "there is room for every head");
+        let len = Head::MOST_BYTES - room.len();
+        Head { bytes, len }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Why there is no head.
+pub(super) enum HeadError {
+    /// The bytes end inside of it.
+    Incomplete,
+    /// CBOR gives its first byte no meaning.
+    Reserved,
+}
+
+/// The head at the start of `bytes`, in whatever form, and its length.
+pub(super) fn pull(bytes: &[u8]) -> Result<(Header, usize), HeadError> {
+    let mut decoder = Decoder::from(bytes);
+    match decoder.pull() {
+        Ok(header) => Ok((header, decoder.offset())),
+        Err(Error::Io(_)) => Err(HeadError::Incomplete),
+        Err(Error::Syntax(_)) => Err(HeadError::Reserved),
+    }
 }

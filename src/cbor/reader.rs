@@ -1,10 +1,12 @@
 //! [`Reader`]: deterministic CBOR in. It takes the shortest head and a definite length, or nothing.
 
+use std::fmt::Debug;
 use std::str::FromStr;
 
+use ciborium_ll::{Header, simple};
+
 use super::error::DecodeError;
-use super::head::{F16, F32, F64, FALSE, Major, TRUE, f16_value};
-use super::writer::{Length, Writer};
+use super::head::{Head, HeadError, Major, pull};
 use crate::error::Error;
 use crate::hash::Hash;
 
@@ -35,36 +37,47 @@ impl<'a> Reader<'a> {
         taken.ok_or(DecodeError::Incomplete { what, len: self.bytes.len() })
     }
 
-    /// `count` bytes as a big-endian number; at most eight.
-    fn number(&mut self, what: &'static str, count: usize) -> Result<u64> {
-        Ok(self.take(what, count)?.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    }
-
     /// The type of the next item, which is not consumed.
     pub(crate) fn peek(&self, what: &'static str) -> Result<Major> {
         let initial = self.bytes.get(self.at).ok_or(DecodeError::Incomplete { what, len: self.bytes.len() })?;
         Ok(Major::of(*initial))
     }
 
+    /// Consumes the next head, in whatever form, and says how long it was.
+    fn pull(&mut self, what: &'static str) -> Result<(Header, usize)> {
+        match pull(self.bytes.get(self.at..).unwrap_or_default()) {
+            Ok((header, len)) => {
+                self.at += len;
+                Ok((header, len))
+            }
+            Err(HeadError::Incomplete) => Err(DecodeError::Incomplete { what, len: self.bytes.len() }),
+            Err(HeadError::Reserved) => Err(self.malformed(what, "its first byte is reserved in CBOR")),
+        }
+    }
+
+    fn require_shortest(&self, what: &'static str, header: Header, len: usize, value: impl Debug) -> Result<()> {
+        match len > Head::of(header).as_bytes().len() {
+            true => Err(self.malformed(what, format!("{value:?} is not in its shortest form"))),
+            false => Ok(()),
+        }
+    }
+
+    /// The number in the head of an item of type `expected`: its value, or its length.
     fn head(&mut self, what: &'static str, expected: Major) -> Result<u64> {
         let found = self.peek(what)?;
         if found != expected {
             return Err(self.malformed(what, format!("expected {expected}, found {found}")));
         }
-        let info = self.number(what, 1)? & 0x1f;
-        let (argument, least) = match info {
-            0..=23 => return Ok(info),
-            24 => (self.number(what, 1)?, 24),
-            25 => (self.number(what, 2)?, 1 << 8),
-            26 => (self.number(what, 4)?, 1 << 16),
-            27 => (self.number(what, 8)?, 1 << 32),
-            31 => return Err(self.malformed(what, "its length is indefinite, only definite lengths are allowed")),
-            _ => return Err(self.malformed(what, "its first byte is reserved in CBOR")),
+        let (header, len) = self.pull(what)?;
+        let number = match header {
+            Header::Positive(number) | Header::Negative(number) | Header::Tag(number) => Some(number),
+            Header::Bytes(len) | Header::Text(len) | Header::Array(len) | Header::Map(len) => len.map(|len| len as u64),
+            Header::Float(_) | Header::Simple(_) | Header::Break => None,
         };
-        match argument < least {
-            true => Err(self.malformed(what, format!("{argument} is not in its shortest form"))),
-            false => Ok(argument),
-        }
+        let indefinite = "its length is indefinite, only definite lengths are allowed";
+        let number = number.ok_or_else(|| self.malformed(what, indefinite))?;
+        self.require_shortest(what, header, len, number)?;
+        Ok(number)
     }
 
     fn bounded(&self, what: &'static str, unit: &str, found: u64, limit: usize) -> Result<usize> {
@@ -124,11 +137,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn boolean(&mut self, what: &'static str) -> Result<bool> {
-        match self.number(what, 1)? as u8 {
-            FALSE => Ok(false),
-            TRUE => Ok(true),
-            initial => Err(self.malformed(what, format!("expected true or false, found {}", Major::of(initial)))),
-        }
+        let found = self.peek(what)?;
+        let (header, len) = self.pull(what)?;
+        let value = match header {
+            Header::Simple(simple::FALSE) => false,
+            Header::Simple(simple::TRUE) => true,
+            _ => return Err(self.malformed(what, format!("expected true or false, found {found}"))),
+        };
+        self.require_shortest(what, header, len, value)?;
+        Ok(value)
     }
 
     /// A flag that is left out where it is false.
@@ -140,22 +157,16 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn float(&mut self, what: &'static str) -> Result<f64> {
-        let start = self.at;
-        let value = match self.number(what, 1)? as u8 {
-            F16 => f16_value(self.number(what, 2)? as u16),
-            F32 => f64::from(f32::from_bits(self.number(what, 4)? as u32)),
-            F64 => f64::from_bits(self.number(what, 8)?),
-            initial => return Err(self.malformed(what, format!("expected a float, found {}", Major::of(initial)))),
+        let found = self.peek(what)?;
+        let (header, len) = self.pull(what)?;
+        let Header::Float(value) = header else {
+            return Err(self.malformed(what, format!("expected a float, found {found}")));
         };
         if !value.is_finite() {
             return Err(self.malformed(what, "the float is not finite"));
         }
-        let mut shortest = Writer(Length::default());
-        shortest.float(value);
-        match shortest.0.0 < self.at - start {
-            true => Err(self.malformed(what, format!("{value:?} is not in its shortest form"))),
-            false => Ok(value),
-        }
+        self.require_shortest(what, header, len, value)?;
+        Ok(value)
     }
 
     /// The number of items in the array that starts here. Each takes a byte or more, so a claim of more items than
