@@ -66,8 +66,16 @@ impl StorageBackend for FileBackend {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with(prefix) && entry.file_type()?.is_file() {
-                objects.push(ObjectInfo { name, len: entry.metadata()?.len() });
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            // Through links: whoever moved a pack to another disk left one in its place.
+            match fs::metadata(entry.path()) {
+                Ok(found) if found.is_file() => objects.push(ObjectInfo { name, len: found.len() }),
+                // A directory, or deleted meanwhile.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         objects.sort();

@@ -34,6 +34,16 @@ pub enum Survivors {
     Written,
     /// Unsynced bytes up to the middle of them: a torn write.
     Torn,
+    /// Unsynced bytes from the middle of them on: pages reached the disk out of order.
+    Reordered,
+    /// The lengths that files had, and zeros where bytes were not synced: what file systems leave that allocate late.
+    Zeroed,
+}
+
+impl Survivors {
+    /// Every one of them.
+    pub const ALL: [Survivors; 5] =
+        [Survivors::Synced, Survivors::Written, Survivors::Torn, Survivors::Reordered, Survivors::Zeroed];
 }
 
 #[derive(Debug, Clone, Default)]
@@ -41,11 +51,47 @@ struct Image {
     live: Vec<u8>,
     /// What a crash is sure to leave.
     durable: Vec<u8>,
+    /// The name itself may be lost: the disk stopped while it was made.
+    unsure: bool,
+}
+
+impl Image {
+    fn left(&self, survivors: Survivors) -> Vec<u8> {
+        match survivors {
+            Survivors::Synced => self.durable.clone(),
+            Survivors::Written => self.live.clone(),
+            Survivors::Torn => self.mixed(|nth, changed| nth < changed / 2),
+            Survivors::Reordered => self.mixed(|nth, changed| nth >= changed / 2),
+            Survivors::Zeroed => {
+                let mut bytes = self.durable.clone();
+                bytes.resize(self.live.len(), 0);
+                bytes
+            }
+        }
+    }
+
+    /// The durable bytes, and of those that differ from them the ones that `survives` picks, by their count.
+    fn mixed(&self, survives: impl Fn(usize, usize) -> bool) -> Vec<u8> {
+        let len = self.live.len().max(self.durable.len());
+        let differing: Vec<usize> = (0..len).filter(|&at| self.live.get(at) != self.durable.get(at)).collect();
+        let mut bytes = self.durable.clone();
+        for (nth, &at) in differing.iter().enumerate() {
+            if let Some(&byte) = self.live.get(at).filter(|_| survives(nth, differing.len())) {
+                if bytes.len() <= at {
+                    bytes.resize(at + 1, 0);
+                }
+                bytes[at] = byte;
+            }
+        }
+        bytes
+    }
 }
 
 #[derive(Debug, Default)]
 struct Disk {
     objects: BTreeMap<String, Arc<Mutex<Image>>>,
+    /// Objects at whose deletion the disk stopped.
+    unsure_deletions: BTreeMap<String, Arc<Mutex<Image>>>,
     index: Arc<Mutex<Image>>,
     operations: Vec<Operation>,
     /// Operations that may still succeed; `None`: all of them.
@@ -90,17 +136,29 @@ impl FaultDisk {
     pub fn crash(&self, survivors: Survivors) -> FaultDisk {
         let disk = lock(&self.disk);
         let leave = |image: &Arc<Mutex<Image>>| {
-            let image = lock(image);
-            let bytes = match survivors {
-                Survivors::Synced => image.durable.clone(),
-                Survivors::Written => image.live.clone(),
-                Survivors::Torn => torn(&image),
-            };
-            Arc::new(Mutex::new(Image { live: bytes.clone(), durable: bytes }))
+            let bytes = lock(image).left(survivors);
+            Arc::new(Mutex::new(Image { live: bytes.clone(), durable: bytes, unsure: false }))
         };
-        let objects = disk.objects.iter().map(|(name, image)| (name.clone(), leave(image))).collect();
+        let lost = |image: &Arc<Mutex<Image>>| survivors == Survivors::Synced && lock(image).unsure;
+        let kept = disk.objects.iter().filter(|(_, image)| !lost(image));
+        let undeleted = disk.unsure_deletions.iter().filter(|_| survivors == Survivors::Synced);
+        let objects = kept.chain(undeleted).map(|(name, image)| (name.clone(), leave(image))).collect();
         let left = Disk { objects, index: leave(&disk.index), ..Disk::default() };
         FaultDisk { disk: Arc::new(Mutex::new(left)) }
+    }
+
+    /// The names of the objects.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.disk).objects.keys().cloned().collect()
+    }
+
+    /// The live bytes of the index database, to look at or to damage.
+    pub fn with_index<T>(&self, act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let image = Arc::clone(&lock(&self.disk).index);
+        let mut image = lock(&image);
+        let result = act(&mut image.live);
+        image.durable = image.live.clone();
+        result
     }
 
     /// The live bytes of the object `name`, to look at or to damage.
@@ -133,46 +191,30 @@ impl FaultDisk {
     }
 }
 
-/// The durable bytes, with the first half of what differs from them taken from the live ones.
-fn torn(image: &Image) -> Vec<u8> {
-    let len = image.live.len().max(image.durable.len());
-    let differs = |at: &usize| image.live.get(*at) != image.durable.get(*at);
-    let changed = (0..len).filter(differs).count();
-    let mut bytes = image.durable.clone();
-    for at in (0..len).filter(differs).take(changed / 2) {
-        if let Some(&byte) = image.live.get(at) {
-            if bytes.len() <= at {
-                bytes.resize(at + 1, 0);
-            }
-            bytes[at] = byte;
-        }
-    }
-    bytes
-}
-
 impl StorageBackend for FaultDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn ObjectWriter>> {
-        self.step(Operation::Create)?;
-        let image = Arc::new(Mutex::new(Image::default()));
-        match lock(&self.disk).objects.insert(name.to_owned(), Arc::clone(&image)) {
-            None => Ok(Arc::new(FaultObject { disk: self.clone(), image })),
-            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        if lock(&self.disk).objects.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
+        let outcome = self.step(Operation::Create);
+        let image = Arc::new(Mutex::new(Image { unsure: outcome.is_err(), ..Image::default() }));
+        lock(&self.disk).objects.insert(name.to_owned(), Arc::clone(&image));
+        outcome.map(|()| -> Arc<dyn ObjectWriter> { Arc::new(FaultObject { disk: self.clone(), image }) })
     }
 
     fn resume(&self, name: &str, len: u64) -> io::Result<Arc<dyn ObjectWriter>> {
         let image = self.find(name)?;
-        {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let found = lock(&image).live.len();
+        if found < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if found > len {
+            let outcome = self.step(Operation::Truncate);
             let mut image = lock(&image);
-            let len = usize::try_from(len).map_err(io::Error::other)?;
-            if image.live.len() < len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if image.live.len() > len {
-                self.step(Operation::Truncate)?;
-                image.live.truncate(len);
-                image.durable = image.live.clone();
-            }
+            image.live.truncate(len);
+            outcome?;
+            image.durable = image.live.clone();
         }
         Ok(Arc::new(FaultObject { disk: self.clone(), image }))
     }
@@ -190,10 +232,14 @@ impl StorageBackend for FaultDisk {
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
-        self.find(name)?;
-        self.step(Operation::Delete)?;
-        lock(&self.disk).objects.remove(name);
-        Ok(())
+        let image = self.find(name)?;
+        let outcome = self.step(Operation::Delete);
+        let mut disk = lock(&self.disk);
+        disk.objects.remove(name);
+        if outcome.is_err() {
+            disk.unsure_deletions.insert(name.to_owned(), image);
+        }
+        outcome
     }
 
     fn describe(&self, name: &str) -> PathBuf {
@@ -247,8 +293,14 @@ pub(crate) struct IndexStorage {
 }
 
 impl IndexStorage {
-    pub(crate) fn clear(&self) {
-        *lock(&self.image) = Image::default();
+    /// Deletes the database.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let outcome = self.disk.step(Operation::Delete);
+        let mut image = lock(&self.image);
+        image.live.clear();
+        outcome?;
+        image.durable.clear();
+        Ok(())
     }
 
     fn range(offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
@@ -271,9 +323,9 @@ impl redb::StorageBackend for IndexStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        self.disk.step(Operation::Truncate)?;
+        let outcome = self.disk.step(Operation::Truncate);
         lock(&self.image).live.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
-        Ok(())
+        outcome
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
@@ -284,13 +336,15 @@ impl redb::StorageBackend for IndexStorage {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        self.disk.step(Operation::Write)?;
+        let outcome = self.disk.step(Operation::Write);
+        // As with objects: the write at which the disk stops is torn.
+        let data = if outcome.is_ok() { data } else { &data[..data.len() / 2] };
         let mut image = lock(&self.image);
         let range = Self::range(offset, data.len())?;
         if image.live.len() < range.end {
             image.live.resize(range.end, 0);
         }
         image.live[range].copy_from_slice(data);
-        Ok(())
+        outcome
     }
 }
