@@ -4,7 +4,7 @@
 //! records of a pack, so `docs/format.md` describes both. It is self-contained, and it proves itself: the manifest is checked
 //! against its hash, each chunk against its own, and an archive that lacks a chunk is incomplete.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -121,7 +121,12 @@ impl Store {
         let manifest_bytes = first.plain(&mut decoder).map_err(|why| refuse(format!("its manifest: {why}")))?;
         let manifest = Manifest::decode(&manifest_bytes).map_err(|why| refuse(format!("its manifest: {why}")))?;
         monitor.begin("import", manifest.bytes());
-        let mut missing: HashSet<Hash> = manifest.chunks.iter().map(|chunk| chunk.hash).collect();
+        let mut missing: HashMap<Hash, u32> = HashMap::new();
+        for chunk in &manifest.chunks {
+            if missing.insert(chunk.hash, chunk.len).is_some_and(|len| len != chunk.len) {
+                return Err(refuse(format!("its manifest gives chunk {} two lengths", chunk.hash.short())));
+            }
+        }
         let mut chunks = 0;
         while let Some(record) = archive.next_record()? {
             monitor.check()?;
@@ -132,8 +137,9 @@ impl Store {
             chunks += 1;
             monitor.advance(record.plain_len.into());
         }
-        for hash in missing {
-            if !session.has(&hash)? {
+        for (hash, len) in missing {
+            let stored = if session.has(&hash)? { self.inner.chunks.locate(&hash, RecordKind::Chunk)? } else { None };
+            if stored.is_none_or(|stored| stored.plain_len != len) {
                 return Err(refuse(format!("it ends before chunk {}; copy the archive again", hash.short())));
             }
         }
@@ -175,12 +181,13 @@ impl Store {
     fn import_chunk(
         &self,
         record: &ArchiveRecord,
-        missing: &mut HashSet<Hash>,
+        missing: &mut HashMap<Hash, u32>,
         session: &crate::store::Session,
         decoder: &mut Decoder,
     ) -> Result<()> {
         let refuse = |why: String| Error::Damaged { what: "archive", place: String::new(), why };
-        if record.kind != RecordKind::Chunk || !missing.remove(&record.hash) {
+        let listed = record.kind == RecordKind::Chunk && missing.remove(&record.hash) == Some(record.plain_len);
+        if !listed {
             return Err(refuse(format!("it holds a record that its manifest does not list ({})", record.hash.short())));
         }
         record.plain(decoder).map_err(|why| refuse(format!("chunk {}: {why}", record.hash.short())))?;

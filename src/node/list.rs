@@ -121,7 +121,7 @@ impl Store {
             if earlier.contains_key(&chunk.hash) {
                 cost.shared_bytes += inside.len;
             }
-            if let Some(entry) = self.inner.chunks.locate(&chunk.hash)? {
+            if let Some(entry) = self.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)? {
                 cost.stored_bytes += entry.record_len() * inside.len / covered.len.max(1);
                 *cost.codecs.entry(entry.codec.name()).or_default() += 1;
             }

@@ -25,52 +25,63 @@ pub struct GcOptions {
 impl Store {
     /// Makes `label` name the version `wanted`, and no other of its key.
     pub fn tag(&self, wanted: &VersionRef, label: &Label) -> Result<RefReport> {
-        let (number, _) = self.resolve(wanted)?;
-        let key = wanted.key.clone();
-        self.inner.chunks.commit_refs(vec![RefChange::Label { key, label: label.clone(), number }])?;
-        self.ref_report(&wanted.key, number)
+        self.change_version(wanted, |number, _| {
+            Ok(vec![RefChange::Label { key: wanted.key.clone(), label: label.clone(), number }])
+        })
     }
 
     /// Takes `label` away from `key`.
     pub fn untag(&self, key: &Key, label: &Label) -> Result<RefReport> {
         let wanted = VersionRef { key: key.clone(), version: crate::key::VersionSpec::Label(label.clone()) };
-        let (number, _) = self.resolve(&wanted)?;
-        let entity = Entity::Label { key: key.clone(), label: label.clone() };
-        self.inner.chunks.commit_refs(vec![RefChange::Removal(entity)])?;
-        self.ref_report(key, number)
+        self.change_version(&wanted, |_, _| {
+            Ok(vec![RefChange::Removal(Entity::Label { key: key.clone(), label: label.clone() })])
+        })
     }
 
     /// Protects a version from [`remove`](Store::remove) and from its own expiry.
     pub fn pin(&self, wanted: &VersionRef) -> Result<RefReport> {
-        let (number, _) = self.resolve(wanted)?;
         let pin = PinEntry { created_unix_ms: Timestamp::now().0, expires_unix_ms: None };
-        self.inner.chunks.commit_refs(vec![RefChange::Pin { key: wanted.key.clone(), number, pin }])?;
-        self.ref_report(&wanted.key, number)
+        self.change_version(wanted, |number, _| Ok(vec![RefChange::Pin { key: wanted.key.clone(), number, pin }]))
     }
 
     /// Ends the protection of a version. One that was not pinned stays as it is.
     pub fn unpin(&self, wanted: &VersionRef) -> Result<RefReport> {
-        let (number, _) = self.resolve(wanted)?;
-        if self.inner.chunks.refs(&wanted.key)?.pins.contains_key(&number) {
-            let entity = Entity::Pin { key: wanted.key.clone(), number };
-            self.inner.chunks.commit_refs(vec![RefChange::Removal(entity)])?;
-        }
-        self.ref_report(&wanted.key, number)
+        self.change_version(wanted, |number, refs| {
+            let pinned = refs.pins.contains_key(&number);
+            let removal = || RefChange::Removal(Entity::Pin { key: wanted.key.clone(), number });
+            Ok(pinned.then(removal).into_iter().collect())
+        })
     }
 
     /// Removes a version and its labels. Its bytes are reclaimed by the next [`gc`](Store::gc). A pinned version is refused.
     pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
-        let (number, _) = self.resolve(wanted)?;
-        let refs = self.inner.chunks.refs(&wanted.key)?;
-        if refs.pins.contains_key(&number) {
-            return Err(Error::Syntax {
-                what: "version",
-                input: format!("{}@{number}", wanted.key),
-                why: "it is pinned; `caskad unpin` it first".to_owned(),
-            });
-        }
-        self.inner.chunks.commit_refs(removals(&wanted.key, &refs, number))?;
-        Ok(RefReport { key: wanted.key.clone(), version: number, labels: labels_of(&refs, number), pinned: false })
+        let mut labels = Vec::new();
+        let report = self.change_version(wanted, |number, refs| {
+            if refs.pins.contains_key(&number) {
+                return Err(Error::Syntax {
+                    what: "version",
+                    input: format!("{}@{number}", wanted.key),
+                    why: "it is pinned; `caskad unpin` it first".to_owned(),
+                });
+            }
+            labels = labels_of(refs, number);
+            Ok(removals(&wanted.key, refs, number))
+        })?;
+        Ok(RefReport { labels, ..report })
+    }
+
+    /// Commits what `changes` makes of the version `wanted` and the refs of its key, while no other commit can change them.
+    fn change_version(
+        &self,
+        wanted: &VersionRef,
+        changes: impl FnOnce(u64, &KeyRefs) -> Result<Vec<RefChange>>,
+    ) -> Result<RefReport> {
+        let mut number = 0;
+        self.inner.chunks.commit_refs(|| {
+            number = self.resolve(wanted)?.0;
+            changes(number, &self.inner.chunks.refs(&wanted.key)?)
+        })?;
+        self.ref_report(&wanted.key, number)
     }
 
     fn ref_report(&self, key: &Key, number: u64) -> Result<RefReport> {
@@ -82,17 +93,19 @@ impl Store {
     /// Removes the versions whose time is up, then reclaims what no version reaches. Puts and gets may go on meanwhile.
     pub fn gc(&self, options: GcOptions, monitor: &Monitor) -> Result<GcReport> {
         let started = Instant::now();
-        let expired = self.expired_versions()?;
-        let expired_versions = expired.len() as u64;
-        if !options.dry_run {
-            let mut changes = Vec::new();
-            for (key, number) in &expired {
-                changes.extend(removals(key, &self.inner.chunks.refs(key)?, *number));
-            }
-            if !changes.is_empty() {
-                self.inner.chunks.commit_refs(changes)?;
-            }
+        let mut expired = self.expired_versions()?;
+        if !options.dry_run && !expired.is_empty() {
+            self.inner.chunks.commit_refs(|| {
+                // Again, now that nobody else can pin one of them.
+                expired = self.expired_versions()?;
+                let mut changes = Vec::new();
+                for (key, number) in &expired {
+                    changes.extend(removals(key, &self.inner.chunks.refs(key)?, *number));
+                }
+                Ok(changes)
+            })?;
         }
+        let expired_versions = expired.len() as u64;
         let sweep = match options.expired_only {
             true => Default::default(),
             false => self.inner.chunks.collect(options.dry_run, |live| self.mark(live, &expired, monitor), monitor)?,
@@ -157,10 +170,11 @@ fn unmarkable(key: &Key, number: u64, manifest: &Hash, error: Error) -> Error {
     }
 }
 
-/// What removes version `number` and all that names it.
+/// What removes version `number` and all that names it. The version comes first: without it the rest means nothing, so a crash
+/// that parts them leaves nothing half removed.
 fn removals(key: &Key, refs: &KeyRefs, number: u64) -> Vec<RefChange> {
+    let version = Entity::Version { key: key.clone(), number };
     let labels = labels_of(refs, number).into_iter().map(|label| Entity::Label { key: key.clone(), label });
     let pin = refs.pins.contains_key(&number).then(|| Entity::Pin { key: key.clone(), number });
-    let version = Entity::Version { key: key.clone(), number };
-    labels.chain(pin).chain(std::iter::once(version)).map(RefChange::Removal).collect()
+    std::iter::once(version).chain(labels).chain(pin).map(RefChange::Removal).collect()
 }

@@ -53,7 +53,7 @@ impl Store {
     ) -> Result<PutReport> {
         let started = Instant::now();
         let session = self.inner.chunks.begin()?;
-        let parent = self.inner.chunks.refs(&name.key)?.versions.pop_last().map(|(_, entry)| entry.manifest);
+        let parent = self.known_refs(&name.key)?.versions.pop_last().map(|(_, entry)| entry.manifest);
         let put = Put { store: self, session: &session, options, monitor, earlier: Earlier::find(self, parent)? };
         let contents = put.payload(&name.key, payload, parent)?;
         let manifest = Manifest::new(contents)

@@ -54,6 +54,8 @@ pub struct StoreOptions {
     threads: Option<NonZeroUsize>,
     read_only: bool,
     existing: bool,
+    pack_bytes: Option<u64>,
+    checked_index_bytes: Option<u64>,
 }
 
 impl StoreOptions {
@@ -90,6 +92,22 @@ impl StoreOptions {
         self
     }
 
+    /// Packs of a length that the settings do not allow: so small that a test sees many of them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn pack_bytes(mut self, bytes: u64) -> StoreOptions {
+        self.pack_bytes = Some(bytes);
+        self
+    }
+
+    /// Below how many bytes the index is checked page by page when it is opened.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn checked_index_bytes(mut self, bytes: u64) -> StoreOptions {
+        self.checked_index_bytes = Some(bytes);
+        self
+    }
+
     /// Opens the store in the directory `path`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
@@ -97,35 +115,30 @@ impl StoreOptions {
             true => StoreDirectory::open_read_only(path)?,
             false => StoreDirectory::open(path, !self.existing)?,
         };
-        let (mut config, config_damage) = match self.config.map_or_else(|| Config::read(&directory.config()), Ok) {
-            Ok(config) => (config, None),
-            Err(error @ Error::Damaged { .. }) => {
-                tracing::warn!("the default settings are used: {error}");
-                (Config::default(), Some(error.to_string()))
-            }
-            Err(error) => return Err(error),
-        };
+        let (mut config, config_damage) =
+            match self.config.clone().map_or_else(|| Config::read(&directory.config()), Ok) {
+                Ok(config) => (config, None),
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!("the default settings are used: {error}");
+                    (Config::default(), Some(error.to_string()))
+                }
+                Err(error) => return Err(error),
+            };
         config.threads = self.threads.unwrap_or(config.threads);
         let backend = Arc::new(FileBackend::new(directory.packs()));
         let index = IndexPlace::File(index_path(path));
-        Store::assemble(backend, index, config, config_damage, Some(directory))
+        self.assemble(backend, index, config, config_damage, Some(directory))
     }
 
     /// Opens a store whose packs are in `backend` and whose index is at `index`. Nothing guards it against a second process.
     pub fn open_backend(self, backend: Arc<dyn StorageBackend>, index: IndexPlace) -> Result<Store> {
-        let mut config = self.config.unwrap_or_default();
+        let mut config = self.config.clone().unwrap_or_default();
         config.threads = self.threads.unwrap_or(config.threads);
-        Store::assemble(backend, index, config, None, None)
-    }
-}
-
-impl Store {
-    /// Opens the store in the directory `path` for reading and writing, creating it where there is none.
-    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
-        StoreOptions::new().open(path)
+        self.assemble(backend, index, config, None, None)
     }
 
     fn assemble(
+        self,
         backend: Arc<dyn StorageBackend>,
         index: IndexPlace,
         config: Config,
@@ -133,14 +146,23 @@ impl Store {
         directory: Option<StoreDirectory>,
     ) -> Result<Store> {
         config.validate().map_err(|why| Error::Syntax { what: "setting", input: String::new(), why })?;
+        let defaults = ChunkStoreOptions::default();
         let options = ChunkStoreOptions {
-            pack_bytes: config.pack_bytes,
+            pack_bytes: self.pack_bytes.unwrap_or(config.pack_bytes),
             index_cache_bytes: usize::try_from(config.index_cache_bytes).unwrap_or(usize::MAX),
-            read_only: directory.as_ref().is_some_and(StoreDirectory::read_only),
+            read_only: self.read_only,
+            checked_index_bytes: self.checked_index_bytes.unwrap_or(defaults.checked_index_bytes),
         };
         let chunks = ChunkStore::open(backend, index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);
         Ok(Store { inner: Arc::new(StoreInner { chunks, cache, config, config_damage, directory }) })
+    }
+}
+
+impl Store {
+    /// Opens the store in the directory `path` for reading and writing, creating it where there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        StoreOptions::new().open(path)
     }
 
     /// The directory of the store, if it is in one.
@@ -172,18 +194,21 @@ impl Store {
         self.inner.config.threads
     }
 
+    /// The refs of a key. Before one is taken for new: is the index that says so sound? A version hidden by an altered page would
+    /// lose its number to the next one.
+    pub(super) fn known_refs(&self, key: &Key) -> Result<KeyRefs> {
+        let refs = self.inner.chunks.refs(key)?;
+        match refs.versions.is_empty() && self.inner.chunks.mend_index()? {
+            true => self.inner.chunks.refs(key),
+            false => Ok(refs),
+        }
+    }
+
     /// The refs of a key that has versions.
     pub(super) fn key_refs(&self, key: &Key) -> Result<KeyRefs> {
-        let refs = self.inner.chunks.refs(key)?;
+        let refs = self.known_refs(key)?;
         if !refs.versions.is_empty() {
             return Ok(refs);
-        }
-        // Before saying that something does not exist: is the index that says so sound?
-        if self.inner.chunks.mend_index()? {
-            let refs = self.inner.chunks.refs(key)?;
-            if !refs.versions.is_empty() {
-                return Ok(refs);
-            }
         }
         let keys = self.inner.chunks.all_refs("")?;
         Err(Error::NotFound {
@@ -197,17 +222,12 @@ impl Store {
     /// The version that `wanted` names.
     pub(super) fn resolve(&self, wanted: &VersionRef) -> Result<(u64, VersionEntry)> {
         let refs = self.key_refs(&wanted.key)?;
-        let found = match &wanted.version {
-            VersionSpec::Latest => refs.versions.last_key_value().map(|(number, _)| *number),
-            VersionSpec::Number(number) => Some(*number),
-            VersionSpec::Label(label) => refs.labels.get(label).copied(),
-            VersionSpec::Manifest(prefix) => {
-                let mut matching = refs.versions.iter().filter(|(_, entry)| prefix.matches(&entry.manifest));
-                matching.next_back().map(|(number, _)| *number)
-            }
-        };
-        let entry = found.and_then(|number| refs.versions.get(&number).map(|entry| (number, entry.clone())));
-        entry.ok_or_else(|| unknown_version(wanted, &refs))
+        if let Some(found) = find_version(&refs, wanted) {
+            return Ok(found);
+        }
+        // As in `key_refs`: is it the index that hides it?
+        let refs = if self.inner.chunks.mend_index()? { self.key_refs(&wanted.key)? } else { refs };
+        find_version(&refs, wanted).ok_or_else(|| unknown_version(wanted, &refs))
     }
 
     /// The manifest of a version, decoded and checked.
@@ -219,6 +239,19 @@ impl Store {
             why: why.to_string(),
         })
     }
+}
+
+fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, VersionEntry)> {
+    let number = match &wanted.version {
+        VersionSpec::Latest => refs.versions.last_key_value().map(|(number, _)| *number),
+        VersionSpec::Number(number) => Some(*number),
+        VersionSpec::Label(label) => refs.labels.get(label).copied(),
+        VersionSpec::Manifest(prefix) => {
+            let mut matching = refs.versions.iter().filter(|(_, entry)| prefix.matches(&entry.manifest));
+            matching.next_back().map(|(number, _)| *number)
+        }
+    }?;
+    refs.versions.get(&number).map(|entry| (number, entry.clone()))
 }
 
 fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {

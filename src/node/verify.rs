@@ -74,7 +74,7 @@ impl Store {
     fn manifest_or_damage(&self, hash: &Hash, damaged: &mut Vec<Damage>) -> Result<Option<Manifest>> {
         match self.manifest(hash) {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(error @ Error::Damaged { .. }) => {
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 damaged.push(Damage::new("manifest", error.to_string()));
                 Ok(None)
             }

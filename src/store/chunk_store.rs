@@ -1,7 +1,10 @@
 //! [`ChunkStore`]: the log of packs and its index as one thing that chunks, manifests and refs are appended to and read from.
 //!
-//! Locks are taken in this order: `commit`, `checkpoint`, `log`, `pending`; `shield` and `readers` are leaves. None is held while
-//! a caller's code runs.
+//! Locks are taken in this order: `collecting`, `commit`, `checkpoint`, `shield`, `log`, then the index's own; `pending` and
+//! `readers` are held for single look-ups only. A caller's code runs under `commit` alone: what it decides there (a version number,
+//! whether a pin forbids a removal) still holds when its refs become visible.
+//!
+//! What a commit makes durable is a prefix of the log: each pack before the growing one was synced when it was sealed.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -13,9 +16,11 @@ use lru::LruCache;
 use crate::backend::{ObjectReader, StorageBackend};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::store::index::{Covered, Entry, Index, IndexChange, IndexPlace, Position, RefEntry};
+use crate::store::database::IndexPlace;
+use crate::store::entry::{Covered, Entry, Position, RefEntry};
+use crate::store::index::{CHECKED_BYTES, Index, IndexChange};
 use crate::store::log::LogWriter;
-use crate::store::pack::{PackId, Record, RecordHeader, pack_name};
+use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
 use crate::store::shield::Shield;
 
 /// Packs that are kept open for reading.
@@ -34,11 +39,19 @@ pub struct ChunkStoreOptions {
     pub index_cache_bytes: usize,
     /// Refuse every change; the log's tail is neither replayed nor cut.
     pub read_only: bool,
+    /// An index below this many bytes is checked page by page at each open.
+    #[doc(hidden)]
+    pub checked_index_bytes: u64,
 }
 
 impl Default for ChunkStoreOptions {
     fn default() -> ChunkStoreOptions {
-        ChunkStoreOptions { pack_bytes: 256 << 20, index_cache_bytes: 64 << 20, read_only: false }
+        ChunkStoreOptions {
+            pack_bytes: 256 << 20,
+            index_cache_bytes: 64 << 20,
+            read_only: false,
+            checked_index_bytes: CHECKED_BYTES,
+        }
     }
 }
 
@@ -55,7 +68,7 @@ pub(super) struct Inner {
     pub(super) options: ChunkStoreOptions,
     pub(super) log: Mutex<LogState>,
     /// Entries that the index does not have yet.
-    pub(super) pending: RwLock<HashMap<Hash, Entry>>,
+    pub(super) pending: RwLock<HashMap<(RecordKind, Hash), Entry>>,
     pub(super) shield: Mutex<Shield>,
     /// Held while version numbers are given out, until the refs that use them are visible.
     pub(super) commit: Mutex<()>,
@@ -73,13 +86,22 @@ pub(super) struct LogState {
     pub(super) pending_refs: Vec<(Vec<u8>, RefEntry)>,
     /// Sequence number of the next ref or removal.
     pub(super) next_seq: u64,
+    /// What the index says it covers.
+    committed: Option<Covered>,
     bytes_since_checkpoint: u64,
     entries_since_checkpoint: usize,
 }
 
 impl LogState {
-    pub(super) fn new(writer: LogWriter, next_seq: u64) -> LogState {
-        LogState { writer, pending_refs: Vec::new(), next_seq, bytes_since_checkpoint: 0, entries_since_checkpoint: 0 }
+    pub(super) fn new(writer: LogWriter, next_seq: u64, committed: Option<Covered>) -> LogState {
+        LogState {
+            writer,
+            pending_refs: Vec::new(),
+            next_seq,
+            committed,
+            bytes_since_checkpoint: 0,
+            entries_since_checkpoint: 0,
+        }
     }
 }
 
@@ -92,9 +114,10 @@ impl ChunkStore {
     /// Opens the packs of `backend` with the index at `place`, and recovers what a crash may have left.
     pub fn open(backend: Arc<dyn StorageBackend>, place: IndexPlace, options: ChunkStoreOptions) -> Result<ChunkStore> {
         let index = match options.read_only {
-            true => Index::open_read_only(place, options.index_cache_bytes)?,
-            false => Index::open(place, options.index_cache_bytes)?,
+            true => Index::open_read_only(place, options.index_cache_bytes, options.checked_index_bytes)?,
+            false => Index::open(place, options.index_cache_bytes, options.checked_index_bytes)?,
         };
+        let index_checked = index.disk_bytes()? < options.checked_index_bytes;
         let log = super::recovery::recover(&backend, &index, &options)?;
         Ok(ChunkStore {
             inner: Arc::new(Inner {
@@ -108,18 +131,18 @@ impl ChunkStore {
                 checkpoint: Mutex::default(),
                 collecting: Mutex::default(),
                 readers: Mutex::new(LruCache::new(OPEN_PACKS)),
-                index_checked: AtomicBool::new(false),
+                index_checked: AtomicBool::new(index_checked),
                 next_session: AtomicU64::new(0),
             }),
         })
     }
 
     /// Where the chunk or manifest `hash` lies, if it is stored.
-    pub fn locate(&self, hash: &Hash) -> Result<Option<Entry>> {
-        let pending = self.inner.pending.read().unwrap_or_else(PoisonError::into_inner).get(hash).copied();
+    pub fn locate(&self, hash: &Hash, kind: RecordKind) -> Result<Option<Entry>> {
+        let pending = self.inner.pending.read().unwrap_or_else(PoisonError::into_inner).get(&(kind, *hash)).copied();
         match pending {
             Some(entry) => Ok(Some(entry)),
-            None => self.with_sound_index(|index| index.get(hash)),
+            None => self.with_sound_index(|index| index.get(hash, kind)),
         }
     }
 
@@ -146,7 +169,7 @@ impl ChunkStore {
 
     /// Checks every page of the index and rebuilds it if one is damaged. True when that happened.
     pub fn check_index(&self) -> Result<bool> {
-        if self.inner.index.is_sound() {
+        if self.inner.index.is_sound()? {
             return Ok(false);
         }
         if self.inner.options.read_only {
@@ -160,15 +183,21 @@ impl ChunkStore {
         Ok(true)
     }
 
-    /// Refills the index from the packs.
     fn rebuild_index(&self) -> Result<()> {
-        tracing::warn!("the index is damaged and is rebuilt from the packs");
         let _checkpoint = lock(&self.inner.checkpoint);
+        self.refill_index()
+    }
+
+    /// Refills the index from the packs. What is pending stays so, and is taken in again with the next checkpoint. The caller holds
+    /// the checkpoint lock.
+    fn refill_index(&self) -> Result<()> {
+        tracing::warn!("the index is damaged and is rebuilt from the packs");
         let mut log = lock(&self.inner.log);
         log.writer.seal()?;
-        self.inner.index.reset(self.inner.options.index_cache_bytes)?;
-        let next_seq = super::recovery::refill(&*self.inner.backend, &self.inner.index)?;
-        log.next_seq = log.next_seq.max(next_seq);
+        self.inner.index.reset()?;
+        let covered = super::recovery::refill(&*self.inner.backend, &self.inner.index, log.writer.end().pack)?;
+        log.next_seq = log.next_seq.max(covered.next_seq);
+        log.committed = Some(covered);
         Ok(())
     }
 
@@ -176,11 +205,18 @@ impl ChunkStore {
     /// [`checkpoint`](ChunkStore::checkpoint).
     pub(super) fn append(&self, record: &Record<'_>) -> Result<RecordHeader> {
         self.writable()?;
+        // A record that no reader would accept must not enter the log: recovery would cut it, and all that follows.
+        let (found, limit) = (record.payload.len().max(record.plain_len as usize), record.kind.limit());
+        if found > limit {
+            let what = if record.kind == RecordKind::Manifest { "a manifest, in bytes," } else { "a chunk, in bytes," };
+            return Err(Error::Limit { what, found: found as u64, limit: limit as u64 });
+        }
         let (header, full) = {
             let mut log = lock(&self.inner.log);
             let (header, position) = log.writer.append(record)?;
             let entry = Entry::of(&header, record.base, position);
-            self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).insert(record.hash, entry);
+            let pending = ((record.kind, record.hash), entry);
+            self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).extend([pending]);
             log.bytes_since_checkpoint += header.record_len();
             log.entries_since_checkpoint += 1;
             let full =
@@ -201,34 +237,54 @@ impl ChunkStore {
 
     pub(super) fn checkpoint_with(&self, mut change: IndexChange) -> Result<()> {
         let _checkpoint = lock(&self.inner.checkpoint);
-        let (writer, covered, refs) = {
+        let (writer, covered, refs, committed) = {
             let mut log = lock(&self.inner.log);
             let writer = log.writer.prepare_sync()?;
             log.bytes_since_checkpoint = 0;
             log.entries_since_checkpoint = 0;
+            change.packs = log.writer.take_sealed();
             let covered = Covered { end: log.writer.end(), next_seq: log.next_seq };
-            (writer, covered, log.pending_refs.clone())
+            (writer, covered, log.pending_refs.clone(), log.committed)
         };
         let end = covered.end;
-        let pending: Vec<(Hash, Entry)> = {
+        let refs_len = refs.len();
+        {
             let pending = self.inner.pending.read().unwrap_or_else(PoisonError::into_inner);
-            pending.iter().filter(|(_, entry)| entry.position < end).map(|(hash, entry)| (*hash, *entry)).collect()
-        };
-        if let Some(writer) = writer {
+            let behind = pending.iter().filter(|(_, entry)| entry.position < end);
+            change.entries.extend(behind.map(|((_, hash), entry)| (*hash, *entry)));
+        }
+        // Copies that a collection made come first: what was committed since has a higher number.
+        change.refs.extend(refs);
+        if change.is_empty() && committed == Some(covered) {
+            return Ok(());
+        }
+        if let Some(writer) = writer.filter(|_| committed.is_none_or(|committed| committed.end != end)) {
             writer.sync().map_err(|error| {
                 let error = Error::io("sync", self.inner.backend.describe(&pack_name(end.pack)), error);
                 lock(&self.inner.log).writer.fail(&error);
                 error
             })?;
         }
-        let refs_len = refs.len();
-        change.entries.extend(pending);
-        change.refs.extend(refs);
         change.covered = Some(covered);
-        self.inner.index.apply(change).inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
-        lock(&self.inner.log).pending_refs.drain(..refs_len);
+        self.apply(&mut change).inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
+        {
+            let mut log = lock(&self.inner.log);
+            log.pending_refs.drain(..refs_len);
+            log.committed = Some(covered);
+        }
         self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).retain(|_, entry| entry.position >= end);
         Ok(())
+    }
+
+    /// Applies `change`; an index that turns out to be damaged is rebuilt first. The caller holds the checkpoint lock.
+    fn apply(&self, change: &mut IndexChange) -> Result<()> {
+        match self.inner.index.apply(change) {
+            Err(Error::Damaged { what: "index", .. }) => {
+                self.refill_index()?;
+                self.inner.index.apply(change)
+            }
+            outcome => outcome,
+        }
     }
 
     /// The pack `id`, open for reading.

@@ -23,7 +23,16 @@ pub struct StoreDirectory {
     path: PathBuf,
     read_only: bool,
     /// Held for its lock. `None` on a medium where not even a lock can be taken.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for StoreDirectory {
+    fn drop(&mut self) {
+        // Readers share the lock and cannot write their number: the next to be refused should not be told ours.
+        if let Some(lock) = self.lock.as_ref().filter(|_| !self.read_only) {
+            let _ = lock.set_len(0);
+        }
+    }
 }
 
 impl StoreDirectory {
@@ -34,6 +43,9 @@ impl StoreDirectory {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))?;
+                if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    sync_directory(parent).map_err(|error| Error::io("sync", parent, error))?;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(path)),
             Err(error) => return Err(Error::io("open", path, error)),
@@ -45,7 +57,7 @@ impl StoreDirectory {
         let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(|error| Error::io("open", &lock_path, error))?;
         let directory =
-            StoreDirectory { path: path.to_owned(), read_only: false, _lock: Some(take_lock(lock, path, true)?) };
+            StoreDirectory { path: path.to_owned(), read_only: false, lock: Some(take_lock(lock, path, true)?) };
         directory.prepare()?;
         Ok(directory)
     }
@@ -64,7 +76,7 @@ impl StoreDirectory {
             Err(_) => None,
         };
         check_format(path)?;
-        Ok(StoreDirectory { path: path.to_owned(), read_only: true, _lock: lock })
+        Ok(StoreDirectory { path: path.to_owned(), read_only: true, lock })
     }
 
     /// The directory.
@@ -93,6 +105,7 @@ impl StoreDirectory {
     }
 
     fn prepare(&self) -> Result<()> {
+        let fresh = !self.packs().exists();
         let has_format = check_format(&self.path)?;
         for part in [self.packs(), self.tmp()] {
             match fs::create_dir(&part) {
@@ -101,6 +114,9 @@ impl StoreDirectory {
                 }
                 _ => {}
             }
+        }
+        if fresh {
+            sync_directory(&self.path).map_err(|error| Error::io("sync", &self.path, error))?;
         }
         for left in fs::read_dir(self.tmp()).map_err(|error| Error::io("list", self.tmp(), error))?.flatten() {
             // What an interrupted put left; nobody else is here, we hold the lock.

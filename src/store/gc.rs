@@ -1,28 +1,35 @@
 //! Garbage collection: mark, sweep, repack. The reverse of a put's order: first the index forgets, then bytes go.
 //!
-//! 1. checkpoint, so that all that is committed is in the index, and note the log's end;
+//! 1. the index is checked page by page (what it wrongly says would cost live bytes here), then a checkpoint, so that all that is
+//!    committed is in it, and the log's end is noted: nothing behind that is swept;
 //! 2. mark: the caller lists what its refs reach; the bases of deltas are added here; puts in flight are shielded;
 //! 3. sweep: dead entries leave the index, durably;
-//! 4. repack: live records of packs that are mostly dead are copied to the log's end, synced and re-indexed;
+//! 4. repack: a pack that is mostly dead is sealed and checkpointed, so that whatever puts in flight have in it is in the index too;
+//!    its live records are copied to the log's end, synced and re-indexed;
 //! 5. only then is the old pack deleted.
 //!
 //! Puts go on meanwhile; readers hold their file open, or look the chunk up again. A crash at any step leaves at worst a record
 //! twice, or garbage that the next collection finds. `tests/crash.rs` stops at each of them.
+//!
+//! **Refs.** Only the latest record of an entity is ever copied, and while the log is locked, so no older one comes to lie behind
+//! it. Hence all older ones lie in the same pack as the latest or in older packs, and a removal in the oldest pack has nothing left
+//! to remove: it is dropped with its pack, unless it alone remembers which version number was given out last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::chunk::Codec;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
 use crate::refs::{Entity, RefRecord};
 use crate::store::chunk_store::{ChunkStore, lock};
-use crate::store::index::{Entry, IndexChange, Position, RefEntry};
+use crate::store::entry::{Entry, Position, RefEntry};
+use crate::store::index::IndexChange;
 use crate::store::pack::{
-    PACK_HEADER_BYTES, PackId, RECORD_HEADER_BYTES, RecordHeader, RecordKind, pack_name, split_base,
+    PACK_HEADER_BYTES, PackId, RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind, pack_name, split_base,
 };
 use crate::store::recovery::list_packs;
-use crate::store::refs::entity_key;
 use crate::store::scan::{Found, Walk, walk_pack};
 use crate::store::shield::LiveSet;
 
@@ -47,15 +54,23 @@ pub struct SweepReport {
 struct Usage {
     len: u64,
     live: u64,
-    live_entries: u64,
 }
 
 impl Usage {
     fn is_victim(&self) -> bool {
         let overhead = PACK_HEADER_BYTES as u64;
         let used = self.len.saturating_sub(overhead);
-        self.live < used && (self.live as f64) < MIN_LIVE * used as f64
+        self.live < used && (self.live as f64) < MIN_LIVE * used as f64 || used == 0
     }
+}
+
+/// What the mark came to.
+struct Survey {
+    dead: Vec<(Hash, Entry)>,
+    /// Packs that are mostly dead, wholly dead ones first: they make room for what is copied of the others.
+    victims: Vec<(PackId, Usage)>,
+    /// Bytes of all packs.
+    pack_bytes: u64,
 }
 
 impl ChunkStore {
@@ -68,6 +83,9 @@ impl ChunkStore {
     ) -> Result<SweepReport> {
         self.writable()?;
         let _collecting = lock(&self.inner.collecting);
+        if !dry_run {
+            self.check_index()?;
+        }
         self.checkpoint()?;
         let start = {
             let mut shield = lock(&self.inner.shield);
@@ -94,50 +112,26 @@ impl ChunkStore {
         if !dry_run {
             lock(&self.inner.shield).condemn(Arc::clone(&live));
         }
-        let mut dead = Vec::new();
-        let mut usage: HashMap<PackId, Usage> = HashMap::new();
-        let packs = list_packs(&*self.inner.backend)?;
-        usage.extend(packs.iter().map(|&(id, len)| (id, Usage { len, ..Usage::default() })));
-        let shield = lock(&self.inner.shield);
-        self.inner.index.for_each(|hash, entry| {
-            if entry.position >= start || live.contains(&hash) || shield.keeps(&hash) {
-                let usage = usage.entry(entry.position.pack).or_default();
-                usage.live += entry.record_len();
-                usage.live_entries += 1;
-            } else {
-                dead.push((hash, entry.position));
-            }
-        })?;
-        drop(shield);
-        let live_refs = self.inner.index.refs(&[])?;
-        for (_, entry) in &live_refs {
-            let usage = usage.entry(entry.position.pack).or_default();
-            usage.live += (RECORD_HEADER_BYTES + entry.record.len()) as u64;
-        }
-        let mut victims: Vec<PackId> = usage.iter().filter(|(_, usage)| usage.is_victim()).map(|(&id, _)| id).collect();
-        victims.sort_unstable();
+        let Survey { dead, victims, pack_bytes } = self.survey(start, &live)?;
         let mut report = SweepReport { removed_chunks: dead.len() as u64, ..SweepReport::default() };
-        let before: u64 = packs.iter().map(|&(_, len)| len).sum();
         if dry_run {
-            let freed = |id: &PackId| usage.get(id).map_or(0, |usage| usage.len.saturating_sub(usage.live));
-            report.reclaimed_bytes = victims.iter().map(freed).sum();
-            report.kept_bytes = before.saturating_sub(report.reclaimed_bytes);
+            report.reclaimed_bytes = victims.iter().map(|(_, usage)| usage.len.saturating_sub(usage.live)).sum();
+            report.kept_bytes = pack_bytes.saturating_sub(report.reclaimed_bytes);
             return Ok(report);
         }
         for batch in dead.chunks(BATCH_ENTRIES) {
             monitor.check()?;
-            self.inner.index.apply(IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
+            self.checkpoint_with(IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
         }
-        monitor.begin("gc", victims.iter().filter_map(|id| usage.get(id)).map(|usage| usage.len).sum());
-        for pack in victims {
+        monitor.begin("gc", victims.iter().map(|(_, usage)| usage.len).sum());
+        for (pack, usage) in victims {
             monitor.check()?;
-            let usage = usage.get(&pack).copied().unwrap_or_default();
-            self.repack(pack, usage, monitor)?;
+            self.repack(pack, monitor)?;
             monitor.advance(usage.len);
         }
         monitor.finish();
         report.kept_bytes = list_packs(&*self.inner.backend)?.iter().map(|&(_, len)| len).sum();
-        report.reclaimed_bytes = before.saturating_sub(report.kept_bytes);
+        report.reclaimed_bytes = pack_bytes.saturating_sub(report.kept_bytes);
         Ok(report)
     }
 
@@ -152,40 +146,63 @@ impl ChunkStore {
         Ok(())
     }
 
+    /// Finds what is dead, and the packs that are worth copying. What lies behind `start` counts as live.
+    fn survey(&self, start: Position, live: &LiveSet) -> Result<Survey> {
+        let packs = list_packs(&*self.inner.backend)?;
+        let mut usage: HashMap<PackId, Usage> =
+            packs.iter().map(|&(id, len)| (id, Usage { len, live: 0 })).filter(|&(id, _)| id <= start.pack).collect();
+        if let Some(growing) = usage.get_mut(&start.pack) {
+            growing.live += growing.len.saturating_sub(start.offset.into());
+        }
+        let mut count = |position: Position, len: u64| {
+            if position < start
+                && let Some(usage) = usage.get_mut(&position.pack)
+            {
+                usage.live += len;
+            }
+        };
+        let mut dead = Vec::new();
+        {
+            let shield = lock(&self.inner.shield);
+            self.inner.index.for_each(|hash, entry| {
+                if entry.position >= start || live.contains(&hash) || shield.keeps(&hash) {
+                    count(entry.position, entry.record_len());
+                } else {
+                    dead.push((hash, entry));
+                }
+            })?;
+        }
+        for (_, entry) in self.inner.index.refs(&[])? {
+            count(entry.position, (RECORD_HEADER_BYTES + entry.record.len()) as u64);
+        }
+        let mut victims: Vec<(PackId, Usage)> = usage.into_iter().filter(|(_, usage)| usage.is_victim()).collect();
+        victims.sort_unstable_by_key(|&(id, usage)| (usage.live > 0, id));
+        Ok(Survey { dead, victims, pack_bytes: packs.iter().map(|&(_, len)| len).sum() })
+    }
+
     /// Copies what is live in `pack` to the log's end and deletes the pack. A pack with a live record that cannot be read is kept.
-    fn repack(&self, pack: PackId, usage: Usage, monitor: &Monitor) -> Result<()> {
+    fn repack(&self, pack: PackId, monitor: &Monitor) -> Result<()> {
         {
             let mut log = lock(&self.inner.log);
             if log.writer.active_pack() == Some(pack) {
                 log.writer.seal()?;
             }
         }
-        let oldest = list_packs(&*self.inner.backend)?.first().is_some_and(|&(id, _)| id == pack);
+        // From here on the pack does not grow, and with this all of it that a put relies on is in the index.
+        self.checkpoint()?;
+        let packs = list_packs(&*self.inner.backend)?;
+        let oldest = packs.first().is_some_and(|&(id, _)| id == pack);
+        let Some(&(_, len)) = packs.iter().find(|&&(id, _)| id == pack) else { return Ok(()) };
         let name = pack_name(pack);
-        let read_error = |error| Error::io("read", self.inner.backend.describe(&name), error);
-        let reader = self.inner.backend.open(&name).map_err(read_error)?;
         let mut change = IndexChange::default();
-        let mut damaged = false;
-        walk_pack(&*reader, 0, read_error, |found| {
-            let Found::Record { offset, header, payload, bytes } = found else {
-                damaged = true;
-                return Ok(Walk::Continue);
-            };
-            let from = Position { pack, offset: offset as u32 };
-            match header.kind {
-                RecordKind::Chunk | RecordKind::Manifest => {
-                    self.move_entry(from, &header, payload, bytes, &mut change)?
-                }
-                RecordKind::Ref | RecordKind::Removal => self.move_ref(from, payload, bytes, oldest, &mut change)?,
-            }
-            monitor.check()?;
-            Ok(Walk::Continue)
-        })?;
-        let whole = change.moved.len() as u64 >= usage.live_entries;
+        let damaged = self.move_entries(pack, len, &mut change, monitor)?;
+        self.move_refs(pack, oldest, &mut change)?;
+        lock(&self.inner.log).writer.set_sealed(pack, None);
         self.checkpoint_with(change)?;
-        if damaged && !whole {
+        if damaged && self.needs(pack)? {
+            lock(&self.inner.log).writer.set_sealed(pack, Some(len));
             monitor.warn(&format!("{name} is damaged and is kept: run `caskad verify --all`"));
-            return Ok(());
+            return self.checkpoint();
         }
         self.inner
             .backend
@@ -193,6 +210,28 @@ impl ChunkStore {
             .map_err(|error| Error::io("delete", self.inner.backend.describe(&name), error))?;
         self.forget_pack(pack);
         Ok(())
+    }
+
+    /// Copies the chunks and manifests of `pack` that the index finds there. True if some bytes are no record.
+    fn move_entries(&self, pack: PackId, len: u64, change: &mut IndexChange, monitor: &Monitor) -> Result<bool> {
+        let name = pack_name(pack);
+        let read_error = |error| Error::io("read", self.inner.backend.describe(&name), error);
+        let reader = self.inner.backend.open(&name).map_err(read_error)?;
+        let mut damaged = false;
+        walk_pack(&*reader, 0..len, read_error, |found| {
+            monitor.check()?;
+            match found {
+                Found::Damage { .. } => damaged = true,
+                Found::Record { offset, header, payload, bytes } => {
+                    let from = Position { pack, offset: offset as u32 };
+                    if matches!(header.kind, RecordKind::Chunk | RecordKind::Manifest) {
+                        self.move_entry(from, &header, payload, bytes, change)?;
+                    }
+                }
+            }
+            Ok(Walk::Continue)
+        })?;
+        Ok(damaged)
     }
 
     fn move_entry(
@@ -203,7 +242,8 @@ impl ChunkStore {
         bytes: &[u8],
         change: &mut IndexChange,
     ) -> Result<()> {
-        if self.inner.index.get(&header.hash)?.is_some_and(|entry| entry.position == from) {
+        let found = self.inner.index.get(&header.hash, header.kind)?;
+        if found.is_some_and(|entry| entry.position == from) {
             let to = lock(&self.inner.log).writer.append_copy(bytes)?;
             let base: Option<Hash> = split_base(header, payload).and_then(|(base, _)| base);
             change.moved.push((header.hash, from, Entry::of(header, base, to)));
@@ -211,31 +251,50 @@ impl ChunkStore {
         Ok(())
     }
 
-    fn move_ref(
-        &self,
-        from: Position,
-        payload: &[u8],
-        bytes: &[u8],
-        oldest: bool,
-        change: &mut IndexChange,
-    ) -> Result<()> {
-        let Ok(record) = RefRecord::decode(payload) else { return Ok(()) };
-        let key = entity_key(&record.entity());
-        let Some(current) = self.inner.index.get_ref(&key)?.filter(|current| current.position == from) else {
-            return Ok(());
-        };
-        if oldest && record.is_removal() && !self.tells_last_number(&record)? {
-            change.forgotten_refs.push((key, from));
-            return Ok(());
+    /// Copies the refs whose latest record lies in `pack`. The index has their bytes, so one that is damaged there is mended.
+    fn move_refs(&self, pack: PackId, oldest: bool, change: &mut IndexChange) -> Result<()> {
+        let refs = self.inner.index.refs(&[])?;
+        let here: Vec<(Vec<u8>, RefEntry)> =
+            refs.into_iter().filter(|(_, entry)| entry.position.pack == pack).collect();
+        for (key, entry) in here {
+            let record = RefRecord::decode(&entry.record).map_err(|why| Error::Damaged {
+                what: "index",
+                place: self.inner.index.describe(),
+                why: why.to_string(),
+            })?;
+            if oldest && record.is_removal() && !self.tells_last_number(&record)? {
+                change.forgotten_refs.push((key, entry.position));
+                continue;
+            }
+            let mut log = lock(&self.inner.log);
+            // One that was replaced meanwhile stays behind: its copy would outlive what replaced it.
+            let replaced = log.pending_refs.iter().any(|(there, _)| *there == key);
+            let latest = self.inner.index.refs(&key)?.into_iter().find(|(there, _)| *there == key);
+            if replaced || latest.is_none_or(|(_, latest)| latest.position != entry.position) {
+                continue;
+            }
+            let (_, position) = log.writer.append(&Record {
+                kind: if record.is_removal() { RecordKind::Removal } else { RecordKind::Ref },
+                codec: Codec::Raw,
+                depth: 0,
+                base: None,
+                plain_len: entry.record.len() as u32,
+                hash: Hash::of(&entry.record),
+                payload: &entry.record,
+            })?;
+            change.refs.push((key, RefEntry { position, ..entry }));
         }
-        let position = lock(&self.inner.log).writer.append_copy(bytes)?;
-        change.refs.push((key, RefEntry { position, ..current }));
         Ok(())
     }
 
+    /// True if the index still finds something in `pack`.
+    fn needs(&self, pack: PackId) -> Result<bool> {
+        let mut needed = false;
+        self.inner.index.for_each(|_, entry| needed |= entry.position.pack == pack)?;
+        Ok(needed)
+    }
+
     /// True for the removal that alone remembers which version number of a key was given out last.
-    ///
-    /// Any other removal in the oldest pack has done its work: what it removed lies in no older pack, so nothing can come back.
     fn tells_last_number(&self, record: &RefRecord) -> Result<bool> {
         match record.entity() {
             Entity::Version { key, number } => Ok(self.refs(&key)?.last_number == number),

@@ -1,13 +1,14 @@
 //! The growing end of the log: records are buffered, written, synced and, past the pack size, continued in a new pack.
 //!
 //! Order of events, on which recovery relies: a pack's name is durable before its first write; a pack is synced whole before the
-//! next one is created; after a failed write or sync nothing more is written through this writer.
+//! next one is created; after a failed write or sync nothing more is written through this writer; and nothing is ever appended
+//! behind bytes that are no sound record, since a reader that steps over those may step over what follows too.
 
 use std::sync::Arc;
 
 use crate::backend::{ObjectWriter, StorageBackend};
 use crate::error::{Error, Result};
-use crate::store::index::Position;
+use crate::store::entry::{Position, SealedPacks};
 use crate::store::pack::{PACK_HEADER_BYTES, PackId, Record, RecordHeader, pack_header, pack_name};
 
 /// Bytes that are gathered before they are handed to the backend.
@@ -32,6 +33,10 @@ pub(super) struct LogWriter {
     pack_bytes: u64,
     active: Option<ActivePack>,
     next_pack: PackId,
+    /// The packs that are complete.
+    sealed: SealedPacks,
+    /// Whether that differs from what the index knows.
+    sealed_changed: bool,
     /// Bytes that belong behind `active.written`.
     buffer: Vec<u8>,
     /// Set by the first failed write: what it said.
@@ -39,37 +44,60 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// A writer that continues pack `last` after `len` bytes, or starts pack `next_pack` at its first record.
+    /// A writer that continues pack `last` after `len` bytes, or starts pack `next_pack` at its first record. `packs` are all that
+    /// there are, and `known` those that the index knows to be complete.
     pub(super) fn new(
         backend: Arc<dyn StorageBackend>,
         pack_bytes: u64,
         last: Option<(PackId, u64)>,
         next_pack: PackId,
+        packs: SealedPacks,
+        known: &SealedPacks,
     ) -> Result<LogWriter> {
         let mut log = LogWriter {
             backend,
             pack_bytes,
             active: None,
             next_pack,
+            sealed: packs,
+            sealed_changed: false,
             buffer: Vec::with_capacity(BUFFER_BYTES),
             failed: None,
         };
         if let Some((id, len)) = last.filter(|&(_, len)| len < pack_bytes) {
             let name = pack_name(id);
             match log.backend.resume(&name, len) {
-                Ok(writer) => log.active = Some(ActivePack { id, writer, written: len, started: len }),
+                Ok(writer) => {
+                    log.sealed.remove(&id);
+                    log.active = Some(ActivePack { id, writer, written: len, started: len });
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(Error::io("continue", log.backend.describe(&name), error)),
             }
         }
+        log.sealed_changed = log.sealed != *known;
         Ok(log)
+    }
+
+    /// The packs that are complete, if that changed since this was last asked.
+    pub(super) fn take_sealed(&mut self) -> Option<SealedPacks> {
+        std::mem::take(&mut self.sealed_changed).then(|| self.sealed.clone())
+    }
+
+    /// Notes that the complete pack `id` is about to be deleted, or, with a length, that it stays after all.
+    pub(super) fn set_sealed(&mut self, id: PackId, len: Option<u64>) {
+        match len {
+            Some(len) => self.sealed.insert(id, len),
+            None => self.sealed.remove(&id),
+        };
+        self.sealed_changed = true;
     }
 
     /// Where the next record will lie, as far as that is known: the end of the log.
     pub(super) fn end(&self) -> Position {
         match &self.active {
             Some(active) => Position { pack: active.id, offset: (active.written + self.buffer.len() as u64) as u32 },
-            None => Position { pack: self.next_pack, offset: 0 },
+            None => Position::start_of(self.next_pack),
         }
     }
 
@@ -107,12 +135,21 @@ impl LogWriter {
     }
 
     fn start_pack(&mut self) -> Result<()> {
-        let id = self.next_pack;
-        let name = pack_name(id);
-        let writer =
-            self.backend.create(&name).map_err(|error| Error::io("create", self.backend.describe(&name), error))?;
-        self.next_pack =
-            id.checked_add(1).ok_or(Error::Limit { what: "number of packs", found: id.into(), limit: id.into() })?;
+        let (id, writer) = loop {
+            let id = self.next_pack;
+            let name = pack_name(id);
+            self.next_pack = id.checked_add(1).ok_or(Error::Limit {
+                what: "number of packs",
+                found: id.into(),
+                limit: id.into(),
+            })?;
+            match self.backend.create(&name) {
+                Ok(writer) => break (id, writer),
+                // Something that is no pack has the name: a directory, say. The next number does as well.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("create", self.backend.describe(&name), error)),
+            }
+        };
         self.active = Some(ActivePack { id, writer, written: 0, started: 0 });
         debug_assert!(self.buffer.is_empty());
         self.buffer.extend_from_slice(&pack_header(id));
@@ -131,6 +168,8 @@ impl LogWriter {
         self.flush()?;
         if let Some(active) = &self.active {
             active.writer.sync().map_err(|error| self.error("sync", active.id, error))?;
+            self.sealed.insert(active.id, active.written);
+            self.sealed_changed = true;
             self.active = None;
         }
         Ok(())

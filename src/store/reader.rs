@@ -5,7 +5,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::store::chunk_store::{ChunkStore, lock};
-use crate::store::index::{Entry, Position};
+use crate::store::entry::{Entry, Position};
 use crate::store::pack::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, pack_name};
 
 /// How often a lookup is repeated when garbage collection moved the chunk meanwhile.
@@ -81,12 +81,12 @@ impl ChunkReader {
     }
 
     fn try_fetch(&mut self, hash: &Hash, kind: RecordKind) -> Result<(Entry, RecordHeader)> {
-        let what = if kind == RecordKind::Manifest { "manifest" } else { "chunk" };
-        let mut entry = self.lookup(hash, what)?;
+        let what = name_of(kind);
+        let mut entry = self.lookup(hash, kind)?;
         let mut outcome = self.read_record(&entry);
         for _ in 0..MOVES {
             let whole = outcome.as_ref().is_ok_and(|&n| n == self.record.len());
-            let now = if whole { entry } else { self.lookup(hash, what)? };
+            let now = if whole { entry } else { self.lookup(hash, kind)? };
             if now == entry {
                 break;
             }
@@ -104,13 +104,14 @@ impl ChunkReader {
         }
     }
 
-    fn lookup(&self, hash: &Hash, what: &'static str) -> Result<Entry> {
+    fn lookup(&self, hash: &Hash, kind: RecordKind) -> Result<Entry> {
+        let what = name_of(kind);
         let missing = || Error::Damaged {
             what,
             place: format!("the store ({what} {})", hash.short()),
             why: "it is missing from the packs".to_owned(),
         };
-        self.store.locate(hash)?.ok_or_else(missing)
+        self.store.locate(hash, kind)?.ok_or_else(missing)
     }
 
     /// Fills the buffer with the record at `entry`; less than the buffer's length only where the pack ends before.
@@ -128,12 +129,21 @@ impl ChunkReader {
             opened => opened.map_err(failed)?,
         };
         let n = reader.read_at(position.offset.into(), &mut self.record).map_err(failed)?;
-        if n < len && lock(&self.store.inner.log).writer.active_pack() == Some(position.pack) {
-            lock(&self.store.inner.log).writer.write_out()?;
-            return reader.read_at(position.offset.into(), &mut self.record).map_err(failed);
+        if n == len {
+            return Ok(n);
         }
-        Ok(n)
+        // Some of it is still in the writer's buffer, or was until now.
+        let mut log = lock(&self.store.inner.log);
+        if log.writer.active_pack() == Some(position.pack) {
+            log.writer.write_out()?;
+        }
+        drop(log);
+        reader.read_at(position.offset.into(), &mut self.record).map_err(failed)
     }
+}
+
+fn name_of(kind: RecordKind) -> &'static str {
+    if kind == RecordKind::Manifest { "manifest" } else { "chunk" }
 }
 
 fn place(hash: &Hash, position: Position) -> String {

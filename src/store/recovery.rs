@@ -2,15 +2,21 @@
 //!
 //! A commit is acknowledged only after the index covers it. What lies behind the covered position was therefore never
 //! acknowledged: the tail is taken in record by record and cut at the first that is not sound. When the index is gone instead,
-//! nothing is cut: damage is stepped over, and appends go to a new pack.
+//! nothing is cut: damage is stepped over, and appends go to a new pack. They do so too where the growing pack is damaged, so that
+//! no sound record ever lies behind an unsound one.
+//!
+//! The index also knows which packs are complete. Where one of them is missing or too short, or the growing one ends before what is
+//! covered, the index speaks of bytes that are gone, and a put would rely on them: it is rebuilt from what is there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::{ObjectInfo, StorageBackend};
 use crate::error::{Error, Result};
 use crate::refs::RefRecord;
 use crate::store::chunk_store::{ChunkStoreOptions, LogState};
-use crate::store::index::{Covered, Entry, Index, IndexChange, Position, RefEntry};
+use crate::store::entry::{Covered, Entry, Position, RefEntry, SealedPacks};
+use crate::store::index::{Index, IndexChange};
 use crate::store::log::LogWriter;
 use crate::store::pack::{
     PACK_HEADER_BYTES, PACK_VERSION, PackHeaderError, PackId, RecordHeader, RecordKind, check_pack_header, pack_name,
@@ -28,35 +34,51 @@ pub(super) fn recover(
     index: &Index,
     options: &ChunkStoreOptions,
 ) -> Result<LogState> {
-    let packs = list_packs(&**backend)?;
-    let covered = match index.covered() {
-        Ok(covered) => covered,
-        Err(error @ Error::Damaged { .. }) if !options.read_only => {
+    let packs: SealedPacks = list_packs(&**backend)?.into_iter().collect();
+    let state = match index.state() {
+        Err(error @ Error::Damaged { .. }) => {
             tracing::warn!("the index is rebuilt from the packs: {error}");
-            index.reset(options.index_cache_bytes)?;
-            Covered::default()
+            None
         }
-        Err(error) => return Err(error),
+        state => state?,
     };
-    if covered == Covered::default() && !packs.is_empty() {
-        let next_seq = refill(&**backend, index)?;
-        return log_state(backend, options, None, next_pack(&packs, covered), next_seq);
-    }
+    let consistent = state.filter(|(covered, sealed)| match missing(&packs, covered, sealed) {
+        None => true,
+        Some(pack) => {
+            tracing::warn!("{} is missing or too short: the index is rebuilt from the packs", pack_name(pack));
+            false
+        }
+    });
+    let writer = |last, next, packs, known: &SealedPacks| {
+        LogWriter::new(Arc::clone(backend), options.pack_bytes, last, next, packs, known)
+    };
+    let Some((covered, sealed)) = consistent else {
+        if !index.is_empty()? {
+            index.reset()?;
+        }
+        let next = next_pack(&packs, Position::default());
+        if packs.is_empty() {
+            return Ok(LogState::new(writer(None, next, packs, &SealedPacks::new())?, 0, None));
+        }
+        if !options.read_only {
+            sync_last(&**backend, &packs)?;
+        }
+        let covered = refill(&**backend, index, next)?;
+        return Ok(LogState::new(writer(None, next, packs.clone(), &packs)?, covered.next_seq, Some(covered)));
+    };
+    let next = next_pack(&packs, covered.end);
     if options.read_only {
-        return log_state(backend, options, None, next_pack(&packs, covered), covered.next_seq);
+        return Ok(LogState::new(writer(None, next, packs, &sealed)?, covered.next_seq, Some(covered)));
     }
-    let (last, next_seq) = replay_tail(&**backend, index, &packs, covered)?;
-    log_state(backend, options, last, next_pack(&packs, covered), next_seq)
+    let tail = replay_tail(&**backend, index, packs, covered, next)?;
+    Ok(LogState::new(writer(tail.last, next, tail.packs, &sealed)?, tail.covered.next_seq, Some(tail.covered)))
 }
 
-fn log_state(
-    backend: &Arc<dyn StorageBackend>,
-    options: &ChunkStoreOptions,
-    last: Option<(PackId, u64)>,
-    next_pack: PackId,
-    next_seq: u64,
-) -> Result<LogState> {
-    Ok(LogState::new(LogWriter::new(Arc::clone(backend), options.pack_bytes, last, next_pack)?, next_seq))
+/// A pack that the index relies on and that does not hold what it should.
+fn missing(packs: &SealedPacks, covered: &Covered, sealed: &SealedPacks) -> Option<PackId> {
+    let growing = (covered.end.offset > 0).then_some((covered.end.pack, u64::from(covered.end.offset)));
+    let mut needed = sealed.iter().map(|(&id, &len)| (id, len)).chain(growing);
+    needed.find(|(id, len)| packs.get(id).is_none_or(|found| found < len)).map(|(id, _)| id)
 }
 
 /// The packs of `backend`, in the order of their numbers.
@@ -69,74 +91,123 @@ pub(super) fn list_packs(backend: &dyn StorageBackend) -> Result<Vec<(PackId, u6
 }
 
 /// A number that no pack has had, even if it is gone by now.
-fn next_pack(packs: &[(PackId, u64)], covered: Covered) -> PackId {
+fn next_pack(packs: &SealedPacks, end: Position) -> PackId {
     let after = |id: PackId| id.saturating_add(1);
-    let from_packs = packs.last().map_or(1, |&(id, _)| after(id));
-    let from_index = if covered.end.offset > 0 { after(covered.end.pack) } else { covered.end.pack };
+    let from_packs = packs.last_key_value().map_or(1, |(&id, _)| after(id));
+    let from_index = if end.offset > 0 { after(end.pack) } else { end.pack };
     from_packs.max(from_index)
 }
 
-/// Takes in what lies behind the covered position and cuts the last pack where it stops being sound. Says where to append.
+/// Makes the last pack durable: the process that wrote it may have died before it could, and the index is about to rely on it.
+fn sync_last(backend: &dyn StorageBackend, packs: &SealedPacks) -> Result<()> {
+    let Some((&pack, &len)) = packs.last_key_value() else { return Ok(()) };
+    cut(backend, pack, len)
+}
+
+/// Cuts `pack` after `end` bytes, durably, and makes those durable too.
+fn cut(backend: &dyn StorageBackend, pack: PackId, end: u64) -> Result<()> {
+    match backend.resume(&pack_name(pack), end).and_then(|writer| writer.sync()) {
+        Err(error) if error.kind() != std::io::ErrorKind::Unsupported => {
+            Err(Error::io("continue", backend.describe(&pack_name(pack)), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the tail of the log came to.
+struct Tail {
+    /// The pack to continue, and where.
+    last: Option<(PackId, u64)>,
+    /// The packs that are left.
+    packs: SealedPacks,
+    covered: Covered,
+}
+
+/// Takes in what lies behind the covered position and cuts the last pack where it stops being sound.
 fn replay_tail(
     backend: &dyn StorageBackend,
     index: &Index,
-    packs: &[(PackId, u64)],
+    mut packs: SealedPacks,
     covered: Covered,
-) -> Result<(Option<(PackId, u64)>, u64)> {
+    next: PackId,
+) -> Result<Tail> {
     let mut replay = Replay::new(index, covered.next_seq);
     let mut last = None;
-    for &(pack, len) in packs.iter().filter(|(pack, _)| *pack >= covered.end.pack) {
-        let is_last = packs.last().is_some_and(|&(last, _)| last == pack);
+    let newest = packs.last_key_value().map(|(&id, _)| id);
+    let behind: Vec<(PackId, u64)> = packs.range(covered.end.pack..).map(|(&id, &len)| (id, len)).collect();
+    for (pack, len) in behind {
         let from = if pack == covered.end.pack { u64::from(covered.end.offset) } else { 0 };
-        if len < PACK_HEADER_BYTES as u64 && is_last {
-            // Its creation was interrupted before anything was in it.
-            backend
-                .delete(&pack_name(pack))
-                .map_err(|error| Error::io("delete", backend.describe(&pack_name(pack)), error))?;
+        let found = replay_pack(backend, pack, from..len, newest == Some(pack), &mut replay)?;
+        last = found.appendable.then_some((pack, found.end));
+        if newest != Some(pack) {
             continue;
         }
-        let mut end = from.max(PACK_HEADER_BYTES as u64);
-        walk(backend, pack, from, |found| match found {
-            Found::Record { offset, header, payload, .. } => {
-                end = offset + header.record_len();
-                replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
-                Ok(Walk::Continue)
-            }
-            Found::Damage { .. } if is_last => Ok(Walk::Stop),
-            Found::Damage { offset, end: next, why } => {
-                tracing::warn!("{} bytes {offset}..{next}: {why}", pack_name(pack));
-                end = next;
-                Ok(Walk::Continue)
-            }
-        })?;
-        if end < len {
-            tracing::info!("{}: {} unacknowledged bytes of an interrupted put are cut", pack_name(pack), len - end);
-        }
-        last = Some((pack, end));
-    }
-    let next_seq = replay.next_seq;
-    if let Some((pack, end)) = last {
-        // The cut is durable before the index says that the log ends there.
-        let position = Position { pack, offset: end as u32 };
-        if position != covered.end || replay.touched {
-            match backend.resume(&pack_name(pack), end).and_then(|writer| writer.sync()) {
-                Err(error) if error.kind() != std::io::ErrorKind::Unsupported => {
-                    return Err(Error::io("continue", backend.describe(&pack_name(pack)), error));
-                }
-                _ => {}
-            }
-            replay.finish(position)?;
+        if !found.appendable && from == 0 && found.end <= PACK_HEADER_BYTES as u64 {
+            // Its creation was interrupted before anything of worth was in it.
+            let name = pack_name(pack);
+            backend.delete(&name).map_err(|error| Error::io("delete", backend.describe(&name), error))?;
+            packs.remove(&pack);
+        } else if found.appendable && found.end < len {
+            tracing::info!("{}: {} bytes of an interrupted put are cut", pack_name(pack), len - found.end);
+            packs.insert(pack, found.end);
         }
     }
-    Ok((last, next_seq))
+    let end = match last {
+        Some((pack, end)) => Position { pack, offset: u32::try_from(end).unwrap_or(u32::MAX) },
+        None => Position::start_of(next),
+    };
+    let now = Covered { end, next_seq: replay.next_seq };
+    if now != covered || replay.touched {
+        // What is taken in is durable before the index relies on it.
+        if let Some((pack, end)) = last {
+            cut(backend, pack, end)?;
+        }
+        replay.finish(now)?;
+    }
+    Ok(Tail { last, packs, covered: now })
 }
 
-/// Fills an empty index from all packs, stepping over damage. Returns the next sequence number.
-pub(super) fn refill(backend: &dyn StorageBackend, index: &Index) -> Result<u64> {
+/// What the replay of one pack came to.
+struct Replayed {
+    /// Where the records end that were taken in.
+    end: u64,
+    /// Whether appending may go on there: the pack's header is sound, and so are all records before.
+    appendable: bool,
+}
+
+fn replay_pack(
+    backend: &dyn StorageBackend,
+    pack: PackId,
+    range: Range<u64>,
+    newest: bool,
+    replay: &mut Replay<'_>,
+) -> Result<Replayed> {
+    let mut end = range.start.max(PACK_HEADER_BYTES as u64);
+    let mut appendable = range.end >= end;
+    let header = walk(backend, pack, range, |found| match found {
+        Found::Record { offset, header, payload, .. } => {
+            end = offset + header.record_len();
+            replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
+            Ok(Walk::Continue)
+        }
+        Found::Damage { .. } if newest => Ok(Walk::Stop),
+        // Complete, so synced: not torn, but damaged since.
+        Found::Damage { offset, end, why } => {
+            appendable = false;
+            tracing::warn!("{} bytes {offset}..{end}: {why}", pack_name(pack));
+            Ok(Walk::Continue)
+        }
+    })?;
+    appendable &= header && end <= u32::MAX.into();
+    Ok(Replayed { end, appendable })
+}
+
+/// Fills an empty index from all packs, stepping over damage. The index then covers all before pack `next`.
+pub(super) fn refill(backend: &dyn StorageBackend, index: &Index, next: PackId) -> Result<Covered> {
     let mut replay = Replay::new(index, 0);
-    let mut end = Position::default();
-    for (pack, len) in list_packs(backend)? {
-        walk(backend, pack, 0, |found| {
+    let packs = list_packs(backend)?;
+    for &(pack, len) in &packs {
+        walk(backend, pack, 0..len, |found| {
             match found {
                 Found::Record { offset, header, payload, .. } => {
                     replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
@@ -147,34 +218,37 @@ pub(super) fn refill(backend: &dyn StorageBackend, index: &Index) -> Result<u64>
             }
             Ok(Walk::Continue)
         })?;
-        end = Position { pack, offset: u32::try_from(len).unwrap_or(u32::MAX) };
     }
-    let next_seq = replay.next_seq;
-    if end.pack > 0 {
-        replay.finish(end)?;
-    }
-    Ok(next_seq)
+    replay.change.packs = Some(packs.into_iter().collect());
+    let covered = Covered { end: Position::start_of(next), next_seq: replay.next_seq };
+    replay.finish(covered)?;
+    Ok(covered)
 }
 
+/// Walks the records of `pack` in `range`. True if its header is sound.
 fn walk(
     backend: &dyn StorageBackend,
     pack: PackId,
-    from: u64,
+    range: Range<u64>,
     visit: impl FnMut(Found<'_>) -> Result<Walk>,
-) -> Result<()> {
+) -> Result<bool> {
     let name = pack_name(pack);
     let read_error = |error| Error::io("read", backend.describe(&name), error);
     let reader = backend.open(&name).map_err(read_error)?;
     let mut header = [0; PACK_HEADER_BYTES];
     let n = reader.read_at(0, &mut header).map_err(read_error)?;
-    match check_pack_header(header.get(..n).unwrap_or_default(), pack) {
-        Ok(()) => {}
+    let sound = match check_pack_header(header.get(..n).unwrap_or_default(), pack) {
+        Ok(()) => true,
         Err(PackHeaderError::Newer(found)) => {
             return Err(Error::NewerFormat { path: backend.describe(&name), found, supported: PACK_VERSION });
         }
-        Err(why @ PackHeaderError::Invalid) => tracing::warn!("{name}: {why}; its records are read all the same"),
-    }
-    walk_pack(&*reader, from, read_error, visit)
+        Err(why @ PackHeaderError::Invalid) => {
+            tracing::warn!("{name}: {why}; its records are read all the same");
+            false
+        }
+    };
+    walk_pack(&*reader, range, read_error, visit)?;
+    Ok(sound)
 }
 
 /// Collects what records say and commits it to the index in batches.
@@ -209,23 +283,23 @@ impl Replay<'_> {
                 }
             },
         }
-        if self.change.entries.len() >= BATCH_ENTRIES {
-            self.index.apply(dedup(std::mem::take(&mut self.change)))?;
+        if self.change.entries.len() + self.change.refs.len() >= BATCH_ENTRIES {
+            self.index.apply(&mut dedup(std::mem::take(&mut self.change)))?;
         }
         Ok(())
     }
 
-    fn finish(self, end: Position) -> Result<()> {
+    fn finish(self, covered: Covered) -> Result<()> {
         let mut change = dedup(self.change);
-        change.covered = Some(Covered { end, next_seq: self.next_seq });
-        self.index.apply(change)
+        change.covered = Some(covered);
+        self.index.apply(&mut change)
     }
 }
 
 /// Keeps the last entry of a hash that was stored twice: the log's order decides.
 fn dedup(mut change: IndexChange) -> IndexChange {
-    change.entries.sort_by_key(|(hash, entry)| (*hash, entry.position));
+    change.entries.sort_by_key(|(hash, entry)| (entry.kind as u8, *hash, entry.position));
     change.entries.reverse();
-    change.entries.dedup_by_key(|(hash, _)| *hash);
+    change.entries.dedup_by_key(|(hash, entry)| (entry.kind, *hash));
     change
 }

@@ -1,4 +1,7 @@
 //! Refs as the index keeps them: versions, labels and pins, each the latest record of its entity in the log.
+//!
+//! A label or pin counts only while its version exists. So the record that removes a version removes all that names it, in one
+//! piece, whatever a crash leaves of those that follow; and since version numbers are never given out twice, nothing comes back.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::key::{Key, Label};
 use crate::refs::{Entity, PinEntry, RefChange, RefRecord, VersionEntry};
 use crate::store::chunk_store::ChunkStore;
-use crate::store::index::{Index, RefEntry};
+use crate::store::entry::RefEntry;
+use crate::store::index::Index;
 
 const VERSION: u8 = b'v';
 const LABEL: u8 = b'l';
@@ -53,6 +57,7 @@ impl ChunkStore {
         for kind in [VERSION, LABEL, PIN] {
             self.visit_refs(&key_prefix(kind, key), |record| refs.take(record.change))?;
         }
+        refs.settle();
         Ok(refs)
     }
 
@@ -65,6 +70,7 @@ impl ChunkStore {
                 keys.entry(key).or_default().take(record.change);
             })?;
         }
+        keys.values_mut().for_each(KeyRefs::settle);
         keys.retain(|_, refs| !refs.versions.is_empty());
         Ok(keys)
     }
@@ -79,6 +85,12 @@ impl ChunkStore {
 }
 
 impl KeyRefs {
+    /// Drops what names a version that does not exist.
+    fn settle(&mut self) {
+        self.labels.retain(|_, number| self.versions.contains_key(number));
+        self.pins.retain(|number, _| self.versions.contains_key(number));
+    }
+
     fn take(&mut self, change: RefChange) {
         match change {
             RefChange::Version { number, entry, .. } => {

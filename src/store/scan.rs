@@ -1,5 +1,7 @@
 //! Walking the records of a pack in order, past damage where there is any.
 
+use std::ops::Range;
+
 use crate::backend::ObjectReader;
 use crate::error::Result;
 use crate::store::pack::{
@@ -25,15 +27,19 @@ pub(super) enum Walk {
     Stop,
 }
 
-/// Calls `visit` for each record, and each stretch of damage, from byte `from` of a pack on.
+/// Calls `visit` for each record, and each stretch of damage, in bytes `range` of a pack. Records start below 4 GiB: no pack of
+/// ours grows that long, and what lies behind cannot be named.
+///
+/// After a damaged payload the walk goes on where its header says that the record ends, which no payload can feign; after a damaged
+/// header, at the next bytes that are a sound one.
 pub(super) fn walk_pack(
     reader: &dyn ObjectReader,
-    from: u64,
+    range: Range<u64>,
     read_error: impl Fn(std::io::Error) -> crate::Error,
     mut visit: impl FnMut(Found<'_>) -> Result<Walk>,
 ) -> Result<()> {
-    let len = reader.len().map_err(&read_error)?;
-    let mut offset = from.max(PACK_HEADER_BYTES as u64);
+    let len = range.end.min(u32::MAX.into());
+    let mut offset = range.start.max(PACK_HEADER_BYTES as u64);
     let mut window = Window { reader, start: 0, bytes: Vec::new() };
     while offset < len {
         let bytes = window.at(offset, RECORD_HEADER_BYTES, len).map_err(&read_error)?;
@@ -67,6 +73,10 @@ fn next_record(window: &mut Window<'_>, from: u64, len: u64) -> std::io::Result<
     let mut offset = from;
     while offset < len {
         let bytes = window.at(offset, RECORD_HEADER_BYTES, len)?;
+        if bytes.is_empty() {
+            // The pack became shorter meanwhile.
+            break;
+        }
         let mut at = 0;
         while let Some(candidate) = find_record(bytes, at) {
             let rest = &bytes[candidate..];

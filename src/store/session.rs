@@ -8,7 +8,7 @@ use crate::hash::Hash;
 use crate::limits;
 use crate::refs::{RefChange, RefRecord};
 use crate::store::chunk_store::{ChunkStore, lock};
-use crate::store::index::RefEntry;
+use crate::store::entry::RefEntry;
 use crate::store::pack::{Record, RecordKind};
 use crate::store::refs::entity_key;
 
@@ -43,25 +43,34 @@ impl ChunkStore {
         Ok(Session { store: self.clone(), id, stored_bytes: AtomicU64::new(0), new_chunks: AtomicU64::new(0) })
     }
 
-    /// Appends `changes` to the log and makes them durable and visible, all or none of those that one crash can part.
-    pub fn commit_refs(&self, changes: Vec<RefChange>) -> Result<()> {
+    /// Appends the refs and removals that `changes` decides on, and makes them durable and visible. `changes` runs while no other
+    /// commit does, so what it looks up still holds when they are.
+    ///
+    /// A crash before this returns leaves the first few of the changes, or none.
+    pub fn commit_refs(&self, changes: impl FnOnce() -> Result<Vec<RefChange>>) -> Result<()> {
         self.writable()?;
-        self.append_refs(changes)?;
+        let _commit = lock(&self.inner.commit);
+        self.append_refs(changes()?)?;
         self.checkpoint()
     }
 
-    fn append_refs(&self, changes: Vec<RefChange>) -> Result<u64> {
+    fn append_refs(&self, changes: Vec<RefChange>) -> Result<()> {
         let mut log = lock(&self.inner.log);
-        let mut bytes = 0;
-        for change in changes {
-            let record = RefRecord { seq: log.next_seq, change };
-            let payload = record.encode();
-            if payload.len() > limits::REF_BYTES {
-                let (found, limit) = (payload.len() as u64, limits::REF_BYTES as u64);
-                return Err(Error::Limit { what: "a ref with its metadata, in bytes,", found, limit });
-            }
+        let numbered = changes.into_iter().zip(log.next_seq..);
+        let records: Vec<(RefRecord, Vec<u8>)> = numbered
+            .map(|(change, seq)| RefRecord { seq, change })
+            .map(|record| {
+                let payload = record.encode();
+                (record, payload)
+            })
+            .collect();
+        if let Some((_, payload)) = records.iter().find(|(_, payload)| payload.len() > limits::REF_BYTES) {
+            let (found, limit) = (payload.len() as u64, limits::REF_BYTES as u64);
+            return Err(Error::Limit { what: "a ref with its metadata, in bytes,", found, limit });
+        }
+        for (record, payload) in records {
             let kind = if record.is_removal() { RecordKind::Removal } else { RecordKind::Ref };
-            let (header, position) = log.writer.append(&Record {
+            let (_, position) = log.writer.append(&Record {
                 kind,
                 codec: Codec::Raw,
                 depth: 0,
@@ -70,12 +79,11 @@ impl ChunkStore {
                 hash: Hash::of(&payload),
                 payload: &payload,
             })?;
-            bytes += header.record_len();
-            log.next_seq += 1;
+            log.next_seq = record.seq + 1;
             let entry = RefEntry { seq: record.seq, position, live: !record.is_removal(), record: payload };
             log.pending_refs.push((entity_key(&record.entity()), entry));
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -83,7 +91,7 @@ impl Session {
     /// True if the chunk `hash` is stored; from then on it stays until this put ends.
     pub fn has(&self, hash: &Hash) -> Result<bool> {
         let protected = lock(&self.store.inner.shield).protect(self.id, hash);
-        let found = self.store.locate(hash)?;
+        let found = self.store.locate(hash, RecordKind::Chunk)?;
         Ok(match protected {
             Ok(()) => found.is_some(),
             Err(start) => found.is_some_and(|entry| entry.position >= start),

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::hash::Hash;
-use crate::store::index::Position;
+use crate::store::entry::Position;
 
 /// A set of chunk hashes by their first eight bytes. It may hold a few chunks too many, which only keeps garbage a little longer.
 #[derive(Debug, Default, Clone)]
@@ -52,8 +52,8 @@ impl Shield {
         self.sessions.remove(&id);
     }
 
-    /// Lists `hash` for session `id`. False if a running collection may sweep it: then it must not be relied on, unless it lies
-    /// behind the collection's start.
+    /// Lists `hash` for session `id`. Fails with the collection's start if a running collection may sweep it: then it must not be
+    /// relied on, unless it lies behind that place.
     pub(super) fn protect(&mut self, id: u64, hash: &Hash) -> Result<(), Position> {
         if let Some(collection) = &mut self.collection {
             let condemned =
