@@ -50,6 +50,8 @@ struct Shared<'s> {
     cuts: Cuts,
     turn: Mutex<Turn>,
     turn_changed: Condvar,
+    /// Why a thread failed.
+    cause: Mutex<Option<Error>>,
     done: Mutex<Vec<(Stripe, StripeHash, Vec<ChunkRef>)>>,
 }
 
@@ -69,7 +71,7 @@ struct FailOnPanic<'s, 'p>(&'s Shared<'p>);
 impl Drop for FailOnPanic<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail();
+            self.0.give_up();
         }
     }
 }
@@ -91,13 +93,22 @@ impl<'a> Ingest<'a> {
         read_error: &(dyn Fn(std::io::Error) -> Error + Sync),
     ) -> Result<Ingested> {
         let threads = source.parallelism().min(self.threads.get() as u64);
-        let shared =
-            Shared { source, cuts, turn: Mutex::default(), turn_changed: Condvar::new(), done: Mutex::default() };
+        let shared = Shared {
+            source,
+            cuts,
+            turn: Mutex::default(),
+            turn_changed: Condvar::new(),
+            cause: Mutex::default(),
+            done: Mutex::default(),
+        };
         let work = || {
             let _panic = FailOnPanic(&shared);
-            self.work(&shared, read_error).inspect_err(|_| shared.fail())
+            self.work(&shared, read_error).or_else(|error| shared.fail(error))
         };
         in_parallel(threads as usize, work)?;
+        if let Some(cause) = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(cause);
+        }
         let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_unstable_by_key(|(stripe, ..)| stripe.index);
         let len = done.last().map_or(0, |(stripe, ..)| stripe.span.end());
@@ -172,7 +183,19 @@ impl Shared<'_> {
         Some(settled.chunks)
     }
 
-    fn fail(&self) {
+    /// Notes why a thread failed, and frees the others from waiting for it.
+    fn fail(&self, error: Error) -> Result<()> {
+        let mut cause = lock(&self.cause);
+        // That an earlier write failed is only the echo of what another thread can say better.
+        if matches!(*cause, None | Some(Error::WriteFailed { .. })) {
+            *cause = Some(error);
+        }
+        drop(cause);
+        self.give_up();
+        Ok(())
+    }
+
+    fn give_up(&self) {
         lock(&self.turn).failed = true;
         self.turn_changed.notify_all();
     }

@@ -14,7 +14,7 @@ use crate::failure::{Exit, Result};
 /// Keeps many versions of model checkpoints at the price of what changed, and proves every byte by hash.
 #[derive(Debug, Parser)]
 #[command(name = "caskad", version, max_term_width = 110, after_help = EXAMPLES, after_long_help = LONG_HELP)]
-#[command(propagate_version = true, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -55,8 +55,8 @@ Exit codes:
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The store; created by the first `put` or `import` [default: the XDG data directory, ~/.local/share/caskad]
-    #[arg(long, global = true, value_name = "DIR", env = "CASKAD_STORE", hide_env_values = true)]
+    /// The store; created by the first `put` or `import` [default: $CASKAD_STORE, else ~/.local/share/caskad (XDG)]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
     /// Threads of one operation [default: one per core, at most 8]
     #[arg(long, global = true, value_name = "N")]

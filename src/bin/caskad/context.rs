@@ -85,9 +85,12 @@ impl Context {
     }
 
     fn store_path(&self) -> Result<PathBuf> {
-        // An empty variable is as good as none.
-        if let Some(store) = self.global.store.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        if let Some(store) = &self.global.store {
             return Ok(store.clone());
+        }
+        // An empty variable is as good as none.
+        if let Some(store) = std::env::var_os("CASKAD_STORE").filter(|store| !store.is_empty()) {
+            return Ok(store.into());
         }
         let xdg = Xdg::new().map_err(|_| {
             Failure::Usage("there is no home directory to keep a store in; name one with --store DIR".to_owned())

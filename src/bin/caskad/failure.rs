@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use caskad::Error;
 use serde_json::{Map, Value, json};
 
+use crate::output::plain;
+
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 const EXIT_UNVERIFIED: u8 = 1;
@@ -74,7 +76,7 @@ impl Failure {
                 details.insert("message".to_owned(), self.message().into());
                 json!({ "error": details }).to_string()
             }
-            false => format!("caskad: {}", self.message()),
+            false => format!("caskad: {}", plain(&self.message())),
         };
         print_error(&text);
         self.exit_code().into()
@@ -82,7 +84,7 @@ impl Failure {
 
     /// Prints a line about something that did not stop the command.
     pub(crate) fn warn(message: &str) {
-        print_error(&format!("caskad: warning: {message}"));
+        print_error(&format!("caskad: warning: {}", plain(message)));
     }
 
     fn exit_code(&self) -> u8 {

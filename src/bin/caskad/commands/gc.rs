@@ -27,8 +27,7 @@ impl Gc {
         let mut options = GcOptions::default();
         options.dry_run = self.dry_run;
         options.expired_only = self.expired;
-        let store = if self.dry_run { context.read()? } else { context.change()? };
-        let report = store.gc(options, context.monitor())?;
+        let report = context.change()?.gc(options, context.monitor())?;
         context.confirm(&report, describe)?;
         Ok(Exit::Done)
     }

@@ -1,0 +1,148 @@
+//! `kill -9` at random moments of real puts, removals and collections. After each, the store opens, everything in it verifies, and
+//! every version that was acknowledged (its command ended with 0) is there byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::bench::{Bench, Ran, noise};
+
+/// Kills that must strike a command that still runs.
+const KILLS: u32 = 120;
+/// Versions that are kept at most; older ones are removed, so that collections have work.
+const KEPT: usize = 4;
+
+/// The same sequence of numbers in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 += 1;
+        let random = noise(self.0 ^ 0x5eed, 8);
+        u64::from_le_bytes(random.try_into().unwrap()) % limit
+    }
+}
+
+struct Trial {
+    bench: Bench,
+    dice: Dice,
+    payload: Vec<u8>,
+    /// What was acknowledged and not removed since.
+    kept: BTreeMap<String, Vec<u8>>,
+    /// How long a command of each kind ran when nothing killed it.
+    longest: BTreeMap<&'static str, Duration>,
+    struck: BTreeMap<&'static str, u32>,
+}
+
+impl Trial {
+    /// Runs `args` and kills it at a random moment. Its end, if it came first, is acknowledged.
+    fn strike(&mut self, what: &'static str, args: &[&str]) -> Option<Ran> {
+        let longest = *self.longest.get(what).unwrap_or(&Duration::from_millis(40));
+        let moment = longest.mul_f64(self.dice.below(1000) as f64 / 1000.0);
+        let mut command = self.bench.command(args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let started = Instant::now();
+        let mut ended = false;
+        while started.elapsed() < moment && !ended {
+            ended = child.try_wait().unwrap().is_some();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if !ended {
+            child.kill().unwrap();
+        }
+        let ran = Ran::end(child);
+        match ran.code {
+            None => {
+                *self.struck.entry(what).or_default() += 1;
+                None
+            }
+            Some(0) => {
+                // The moments follow how long the command takes here and now.
+                self.longest.insert(what, started.elapsed().mul_f64(0.9).max(Duration::from_millis(5)));
+                Some(ran)
+            }
+            Some(_) => panic!("{args:?}: {ran:?}"),
+        }
+    }
+
+    /// Puts a payload that has changed here and there since the last one.
+    fn put(&mut self) {
+        for _ in 0..3 {
+            let start = self.dice.below(self.payload.len() as u64 - 100_000) as usize;
+            let fresh = noise(self.dice.below(u64::MAX), 1 + self.dice.below(100_000) as usize);
+            self.payload[start..start + fresh.len()].copy_from_slice(&fresh);
+        }
+        let len = (1 << 20) + self.dice.below(3 << 20) as usize;
+        let bytes = self.payload[..len].to_vec();
+        self.bench.write("payload.bin", &bytes);
+        let key = format!("k{}", self.dice.below(3));
+        if let Some(ran) = self.strike("put", &["put", "payload.bin", "--as", &key, "--json"]) {
+            self.kept.insert(format!("{key}@{}", ran.json()["version"]), bytes);
+        }
+    }
+
+    /// Removes an acknowledged version. Killed, it may or may not have happened: nothing more is expected of that version.
+    fn remove(&mut self) {
+        let index = self.dice.below(self.kept.len() as u64) as usize;
+        let version = self.kept.keys().nth(index).unwrap().clone();
+        self.kept.remove(&version);
+        if self.strike("rm", &["rm", &version]).is_some() {
+            assert_eq!(self.bench.run(&["show", &version]).code, Some(3), "{version} was removed");
+        }
+    }
+
+    fn check(&self) {
+        let ran = self.bench.run(&["verify", "--all", "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        for (version, bytes) in &self.kept {
+            assert!(self.bench.get(version) == *bytes, "{version}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_was_killed_while_it_was_made_is_made_by_the_next_put() {
+    let mut dice = Dice(1000);
+    for _ in 0..25 {
+        let bench = Bench::new();
+        bench.write("w.bin", &noise(2, 100_000));
+        let mut child = bench.command(["put", "w.bin", "--as", "m", "-q"]).spawn().unwrap();
+        // A store is made within milliseconds of the start.
+        std::thread::sleep(Duration::from_micros(dice.below(8000)));
+        child.kill().unwrap();
+        Ran::end(child);
+        bench.ok(&["put", "w.bin", "--as", "m"]);
+        assert!(bench.get("m") == noise(2, 100_000));
+        bench.ok(&["verify", "--all"]);
+    }
+}
+
+#[test]
+fn no_kill_costs_an_acknowledged_version() {
+    let started = Instant::now();
+    let bench = Bench::new();
+    // Small packs: commands come to the end of one, and collections find some to rewrite.
+    bench.write("store/config.toml", b"pack_bytes = 2097152\n");
+    let payload = noise(1, 4 << 20);
+    let (longest, struck) = (BTreeMap::new(), BTreeMap::new());
+    let mut trial = Trial { bench, dice: Dice(0), payload, kept: BTreeMap::new(), longest, struck };
+    trial.bench.put("before", b"there is a store from here on");
+    let mut rounds = 0;
+    while trial.struck.values().sum::<u32>() < KILLS {
+        rounds += 1;
+        assert!(rounds <= 4 * KILLS, "most commands ended before they were killed: {:?}", trial.struck);
+        match trial.dice.below(4) {
+            _ if trial.kept.len() > KEPT => trial.remove(),
+            0 => {
+                trial.strike("gc", &["gc", "--json"]);
+            }
+            _ => trial.put(),
+        }
+        trial.check();
+    }
+    println!("{:?} killed in {rounds} rounds, {:.1} s", trial.struck, started.elapsed().as_secs_f64());
+    assert!(trial.struck["put"] > 20 && trial.struck["gc"] > 5, "{:?}", trial.struck);
+    let packs = fs::read_dir(trial.bench.store().join("packs")).unwrap().count();
+    assert!(packs > 0);
+}

@@ -1,0 +1,14 @@
+//! Black-box tests of the command: arguments in, bytes and exit code out. Nothing outside the repository is needed.
+
+mod bench;
+mod disk;
+mod hostile;
+mod interruption;
+mod kill;
+mod listing;
+mod parts;
+mod put_get;
+mod refs;
+mod refusals;
+mod texts;
+mod verify;
