@@ -160,6 +160,7 @@ impl Index {
     fn stop(&self) -> Result<()> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if !self.stopped.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}: a write failed; from here on it is only read", self.describe());
             close(database.take());
             *database = Some(self.place.open_overlay(self.cache_bytes, false)?);
         }
@@ -258,7 +259,7 @@ impl Index {
         // redb inserts neighbours faster than strangers.
         change.entries.sort_unstable_by_key(|(hash, entry)| (entry.kind as u8, *hash));
         let change = &*change;
-        self.with("commit", |database| {
+        let outcome = self.with("commit", |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(true);
             for kind in [RecordKind::Chunk, RecordKind::Manifest] {
@@ -276,7 +277,12 @@ impl Index {
             }
             transaction.commit()?;
             Ok(())
-        })
+        });
+        if let Err(Error::Io { .. } | Error::NoSpace { .. } | Error::Index { .. }) = &outcome {
+            // Whether the change arrived is settled here, and not by which page a later reader happens to find in memory.
+            self.stop()?;
+        }
+        outcome
     }
 
     /// Reads every page and checks its checksum; false when any does not match.

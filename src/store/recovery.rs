@@ -34,7 +34,7 @@ pub(super) fn recover(
     index: &Index,
     options: &ChunkStoreOptions,
 ) -> Result<LogState> {
-    let packs: SealedPacks = list_packs(&**backend)?.into_iter().collect();
+    let mut packs: SealedPacks = list_packs(&**backend)?.into_iter().collect();
     let state = match index.state() {
         Err(error @ Error::Damaged { .. }) => {
             tracing::warn!("the index is rebuilt from the packs: {error}");
@@ -57,12 +57,10 @@ pub(super) fn recover(
             index.reset()?;
         }
         let next = next_pack(&packs, Position::default());
-        if packs.is_empty() {
-            return Ok(LogState::new(writer(None, next, packs, &SealedPacks::new())?, 0, None));
-        }
         if !options.read_only {
-            sync_last(&**backend, &packs)?;
+            settle_last(&**backend, &mut packs)?;
         }
+        // A new store takes this way too: from now on an index that was never filled is one that was lost.
         let covered = refill(&**backend, index, next)?;
         return Ok(LogState::new(writer(None, next, packs.clone(), &packs)?, covered.next_seq, Some(covered)));
     };
@@ -98,10 +96,20 @@ fn next_pack(packs: &SealedPacks, end: Position) -> PackId {
     from_packs.max(from_index)
 }
 
-/// Makes the last pack durable: the process that wrote it may have died before it could, and the index is about to rely on it.
-fn sync_last(backend: &dyn StorageBackend, packs: &SealedPacks) -> Result<()> {
-    let Some((&pack, &len)) = packs.last_key_value() else { return Ok(()) };
-    cut(backend, pack, len)
+/// Makes the last pack durable: the process that wrote it may have died before it could, and the index is about to rely on it. One
+/// that ends within its own header holds nothing, and goes.
+fn settle_last(backend: &dyn StorageBackend, packs: &mut SealedPacks) -> Result<()> {
+    match packs.last_key_value().map(|(&pack, &len)| (pack, len)) {
+        None => Ok(()),
+        Some((pack, len)) if len < PACK_HEADER_BYTES as u64 => delete(backend, packs, pack),
+        Some((pack, len)) => cut(backend, pack, len),
+    }
+}
+
+fn delete(backend: &dyn StorageBackend, packs: &mut SealedPacks, pack: PackId) -> Result<()> {
+    let name = pack_name(pack);
+    packs.remove(&pack);
+    backend.delete(&name).map_err(|error| Error::io("delete", backend.describe(&name), error))
 }
 
 /// Cuts `pack` after `end` bytes, durably, and makes those durable too.
@@ -144,9 +152,7 @@ fn replay_tail(
         }
         if !found.appendable && from == 0 && found.end <= PACK_HEADER_BYTES as u64 {
             // Its creation was interrupted before anything of worth was in it.
-            let name = pack_name(pack);
-            backend.delete(&name).map_err(|error| Error::io("delete", backend.describe(&name), error))?;
-            packs.remove(&pack);
+            delete(backend, &mut packs, pack)?;
         } else if found.appendable && found.end < len {
             tracing::info!("{}: {} bytes of an interrupted put are cut", pack_name(pack), len - found.end);
             packs.insert(pack, found.end);
