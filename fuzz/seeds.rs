@@ -11,9 +11,10 @@ use std::sync::Arc;
 use caskad::backend::{MemoryBackend, StorageBackend};
 use caskad::chunk::{Codec, ElementWidth};
 use caskad::codec::{Effort, Encoder};
+use caskad::refs::{RefChange, RefRecord};
 use caskad::store::IndexPlace;
-use caskad::store::pack::pack_name;
-use caskad::{Monitor, Payload, PutOptions, StoreOptions};
+use caskad::store::pack::{Record, RecordKind, pack_header, pack_name};
+use caskad::{Hash, Monitor, Payload, PutOptions, StoreOptions};
 
 #[path = "../tests/formats/mod.rs"]
 mod formats;
@@ -78,6 +79,16 @@ fn store(name: &str, payload: &[u8]) -> Outcome<()> {
     write("record", name, bytes.get(16..).unwrap_or_default())
 }
 
+/// A pack whose only ref has the last number that there is.
+fn last_number() -> Outcome<()> {
+    let change = RefChange::Label { key: "k".parse()?, label: "l".parse()?, number: 1 };
+    let payload = &RefRecord { seq: u64::MAX, change }.encode();
+    let (kind, codec, plain_len, hash) = (RecordKind::Ref, Codec::Raw, payload.len() as u32, Hash::of(payload));
+    let mut pack = pack_header(1).to_vec();
+    Record { kind, codec, depth: 0, base: None, plain_len, hash, payload }.write(&mut pack);
+    write("pack_recovery", "last-number", &pack)
+}
+
 fn main() -> Outcome<()> {
     let _ = fs::remove_dir_all(root());
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/golden"))? {
@@ -113,5 +124,5 @@ fn main() -> Outcome<()> {
 
     store("weights", &safetensors(&[Tensor { bytes: weights(1000), ..Tensor::random("w", "F32", 1000) }]))?;
     store("noise", &noise("payload", 3000))?;
-    Ok(())
+    last_number()
 }

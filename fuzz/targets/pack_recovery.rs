@@ -6,17 +6,17 @@ use std::sync::Arc;
 use caskad::backend::{MemoryBackend, StorageBackend};
 use caskad::chunk::Codec;
 use caskad::manifest::Manifest;
-use caskad::refs::RefChange;
+use caskad::refs::{Meta, RefChange, VersionEntry};
 use caskad::store::pack::pack_name;
 use caskad::store::{ChunkStore, ChunkStoreOptions, EncodedChunk, IndexPlace, RecordKind};
-use caskad::{Error, Hash, Key, Label, Monitor};
+use caskad::{Error, Hash, Key, Monitor};
 use libfuzzer_sys::fuzz_target;
 
 /// Most chunks that are read.
 const READS: usize = 16;
 
 fn open(backend: &MemoryBackend) -> Result<ChunkStore, Error> {
-    let options = ChunkStoreOptions { pack_bytes: 1 << 20, index_cache_bytes: 1 << 20, read_only: false };
+    let options = ChunkStoreOptions { pack_bytes: 1 << 20, index_cache_bytes: 1 << 20, ..ChunkStoreOptions::default() };
     ChunkStore::open(Arc::new(backend.clone()), IndexPlace::Memory, options)
 }
 
@@ -53,17 +53,33 @@ fn put_and_reopen(store: ChunkStore, backend: &MemoryBackend) -> Result<(), Erro
     let payload = &plain[..];
     let session = store.begin()?;
     session.append(&EncodedChunk { hash, plain_len: payload.len() as u32, codec: Codec::Raw, payload })?;
-    let (key, label): (Key, Label) = ("fuzz/key".parse()?, "after".parse()?);
-    let change = RefChange::Label { key: key.clone(), label: label.clone(), number: 7 };
+    let (key, number): (Key, u64) = ("fuzz/key".parse()?, 7);
+    let entry = VersionEntry {
+        manifest: Hash::of(b"m"),
+        manifest_bytes: 1,
+        bytes: 18,
+        stored_bytes: 18,
+        chunks: 1,
+        new_chunks: 1,
+        created_unix_ms: 1,
+        expires_unix_ms: None,
+        single: true,
+        meta: Meta::default(),
+    };
+    let change = RefChange::Version { key: key.clone(), number, entry: entry.clone() };
     let manifest = EncodedChunk { hash: Hash::of(b"m"), plain_len: 1, codec: Codec::Raw, payload: b"m" };
-    session.commit(&manifest, |_| Ok(vec![change]))?;
+    match session.commit(&manifest, |_| Ok(vec![change])) {
+        // A forged ref used up the numbers of refs.
+        Err(Error::Limit { .. }) => return Ok(()),
+        committed => committed?,
+    }
     drop((session, store));
     let store = open(backend)?;
     let mut read = [0; 18];
     store.reader().read(&hash, &mut read)?;
     assert_eq!(&read, plain);
     assert_eq!(store.reader().read_manifest(&Hash::of(b"m"))?, b"m");
-    assert_eq!(store.refs(&key)?.labels.get(&label), Some(&7));
+    assert_eq!(store.refs(&key)?.versions.get(&number), Some(&entry));
     Ok(())
 }
 

@@ -56,6 +56,10 @@ impl ChunkStore {
 
     fn append_refs(&self, changes: Vec<RefChange>) -> Result<()> {
         let mut log = lock(&self.inner.log);
+        // Only a forged ref can have brought the numbers near their end. Started over, they would lose to every older one.
+        if log.next_seq.checked_add(changes.len() as u64).is_none() {
+            return Err(Error::Limit { what: "the number of a ref", found: log.next_seq, limit: u64::MAX });
+        }
         let numbered = changes.into_iter().zip(log.next_seq..);
         let records: Vec<(RefRecord, Vec<u8>)> = numbered
             .map(|(change, seq)| RefRecord { seq, change })
