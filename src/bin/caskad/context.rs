@@ -99,9 +99,10 @@ impl Context {
     }
 }
 
+/// Opening writes a little, which must not keep anyone from reading: not on a full disk either.
 fn refuses_writes(error: &Error) -> bool {
     match error {
-        Error::ReadOnly { .. } => true,
+        Error::ReadOnly { .. } | Error::NoSpace { .. } => true,
         Error::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
         _ => false,
     }

@@ -157,7 +157,8 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
     }
     let kind = error.source().and_then(|source| source.downcast_ref::<Error>()).map_or("usage", Error::kind);
     let text = error.render().to_string();
-    let message = text.split("\n\nUsage:").next().unwrap_or_default().trim().trim_start_matches("error: ");
+    let end = ["\n\nUsage:", "\n\nFor more information"].into_iter().filter_map(|end| text.find(end)).min();
+    let message = text.get(..end.unwrap_or(text.len())).unwrap_or_default().trim().trim_start_matches("error: ");
     print_error(&json!({ "error": { "kind": kind, "message": message } }).to_string());
     EXIT_ERROR.into()
 }

@@ -96,7 +96,7 @@ impl Put {
 /// Reads `k=v`. A number is what JSON takes for one, so that `007`, `inf` and `1_000` stay the text that they are.
 fn parse_meta(text: &str) -> Result<(String, MetaValue), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE, such as epoch=3")?;
-    let number = serde_json::from_str::<serde_json::Number>(value).ok();
+    let number = serde_json::from_str::<serde_json::Number>(value).ok().filter(|_| value.trim() == value);
     let value = match number {
         Some(number) if number.is_i64() => MetaValue::Integer(number.as_i64().unwrap_or_default()),
         // A whole number that a float would round stays text.
