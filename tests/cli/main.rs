@@ -1,5 +1,7 @@
 //! Black-box tests of the command: arguments in, bytes and exit code out. Nothing outside the repository is needed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say where")]
+
 mod bench;
 mod disk;
 mod hostile;

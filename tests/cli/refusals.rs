@@ -23,6 +23,7 @@ fn names_follow_their_syntax() {
     ] {
         let error = bench.fails(2, "syntax", args);
         assert!(error["message"].as_str().unwrap().contains(why), "{args:?}: {error}");
+        assert!(!error["message"].as_str().unwrap().contains('\n'), "{error}");
     }
     for args in [
         &["put", "a"][..],
