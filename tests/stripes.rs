@@ -61,7 +61,7 @@ fn cut_in_stripes(payload: &[u8], runs: &[Run], stripe_len: u64) -> Vec<(Span, E
     let (mut chunks, mut entry) = (Vec::new(), 0);
     for offset in (0..len).step_by(stripe_len as usize) {
         let stripe = Span::new(offset, stripe_len.min(len - offset));
-        let window = Window::new(offset, bytes(payload, Window::needed(stripe, len)));
+        let window = Window::new(offset, bytes(payload, Window::needed_in(runs, stripe)));
         let settled = Speculation::cut(runs, window, stripe).settle(entry, runs, window);
         assert!(settled.chunks.iter().all(|(span, _)| stripe.offset <= span.offset && span.offset < stripe.end()));
         assert!(settled.exit >= stripe.end());

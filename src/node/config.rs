@@ -16,7 +16,7 @@ use crate::node::stripe::STRIPE_BYTES;
 pub struct Config {
     /// Most plain bytes of hot chunks kept in memory (default 64 MiB; 0 keeps none).
     pub cache_bytes: u64,
-    /// Threads of one put, get or verify (default: one per core, 8 at most). Each takes about 9 MiB.
+    /// Threads of one put, get or verify (default: one per core, 8 at most). Each takes about 5 MiB.
     pub threads: NonZeroUsize,
     /// Bytes of a full pack (default 256 MiB; 1 MiB to 2 GiB).
     pub pack_bytes: u64,

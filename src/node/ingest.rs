@@ -15,16 +15,8 @@ use crate::monitor::Monitor;
 use crate::node::blob_hash::{StripeHash, join};
 use crate::node::stripe::{Stripe, StripeSource};
 use crate::node::threads::in_parallel;
-use crate::split::{CutSizes, Run, Speculation, Window};
+use crate::split::{Speculation, Window};
 use crate::store::{EncodedChunk, Session};
-
-/// Where a payload may be cut.
-pub(super) enum Cuts {
-    /// At the runs of its layout.
-    Runs(Vec<Run>),
-    /// Anywhere: the payload is one run, whose end is not known yet.
-    Opaque,
-}
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
@@ -47,7 +39,6 @@ pub(super) struct Ingest<'a> {
 /// What the threads of one payload share.
 struct Shared<'s> {
     source: StripeSource<'s>,
-    cuts: Cuts,
     turn: Mutex<Turn>,
     turn_changed: Condvar,
     /// Why a thread failed.
@@ -89,13 +80,11 @@ impl<'a> Ingest<'a> {
     pub(super) fn store(
         &self,
         source: StripeSource<'_>,
-        cuts: Cuts,
         read_error: &(dyn Fn(std::io::Error) -> Error + Sync),
     ) -> Result<Ingested> {
         let threads = source.parallelism().min(self.threads.get() as u64);
         let shared = Shared {
             source,
-            cuts,
             turn: Mutex::default(),
             turn_changed: Condvar::new(),
             cause: Mutex::default(),
@@ -159,15 +148,7 @@ impl<'a> Ingest<'a> {
 impl Shared<'_> {
     /// The chunks that start in `stripe`, once all before them are known. `None` if another thread failed.
     fn cut(&self, stripe: &Stripe, buffer: &[u8]) -> Option<Vec<(Span, ElementWidth)>> {
-        let opaque = [Run {
-            span: Span::new(0, stripe.payload_len.unwrap_or(u64::MAX)),
-            width: ElementWidth::Unknown,
-            sizes: CutSizes::OPAQUE,
-        }];
-        let runs = match &self.cuts {
-            Cuts::Runs(runs) => runs.as_slice(),
-            Cuts::Opaque => &opaque,
-        };
+        let runs = &*self.source.runs(stripe);
         let window = Window::new(stripe.span.offset, buffer);
         let speculation = Speculation::cut(runs, window, stripe.span);
         let mut turn = lock(&self.turn);

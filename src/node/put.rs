@@ -14,7 +14,7 @@ use crate::key::{Key, PutName};
 use crate::limits;
 use crate::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry, compare_paths};
 use crate::monitor::Monitor;
-use crate::node::ingest::{Cuts, Ingest, Ingested};
+use crate::node::ingest::{Ingest, Ingested};
 use crate::node::payload::{Item, Items, Payload, PayloadKind, find_items};
 use crate::node::report::{PutReport, Timestamp};
 use crate::node::store::Store;
@@ -168,7 +168,7 @@ impl Put<'_> {
             });
         }
         let layout = recognise(len, &mut |offset, buffer| file.read_exact_at(buffer, offset)).map_err(read_error)?;
-        let ingested = ingest.store(StripeSource::file(file, len), Cuts::Runs(layout.runs(len)), &read_error)?;
+        let ingested = ingest.store(StripeSource::file(file, len, layout.runs(len)), &read_error)?;
         Ok(Stored::chunked(ingested, layout))
     }
 
@@ -189,7 +189,7 @@ impl Put<'_> {
             let len = file.stream_position().map_err(|error| Error::io("write", &spool, error))?;
             return self.open_file(ingest, &file, len, Path::new(name), name);
         }
-        let ingested = ingest.store(StripeSource::stream(head.as_slice().chain(reader)), Cuts::Opaque, &read_error)?;
+        let ingested = ingest.store(StripeSource::stream(head.as_slice().chain(reader)), &read_error)?;
         Ok(Stored::chunked(ingested, Layout::default()))
     }
 

@@ -2,18 +2,19 @@
 //!
 //! Invariant: at most one stripe and one longest chunk per thread is in memory, whatever the payload's length.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::chunk::Span;
+use crate::chunk::{ElementWidth, Span};
 use crate::limits::CHUNK_BYTES;
-use crate::split::Window;
+use crate::split::{CutSizes, Run, Window};
 
 /// Bytes of a stripe: a power of two, so that each is a whole subtree of the payload's BLAKE3 tree.
-pub(super) const STRIPE_BYTES: u64 = 8 << 20;
+pub(super) const STRIPE_BYTES: u64 = 4 << 20;
 
 /// One stripe of a payload. Its bytes, and up to a longest chunk of those that follow, are in the buffer that came with it.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +36,8 @@ impl Stripe {
 
 /// Where stripes come from.
 pub(super) enum StripeSource<'a> {
-    /// A file of a known length.
-    File { file: &'a File, len: u64, next: AtomicU64 },
+    /// A file of a known length, to be cut in runs.
+    File { file: &'a File, len: u64, runs: Vec<Run>, next: AtomicU64 },
     /// Bytes that arrive in order and end at some point.
     Stream(Mutex<Stream<'a>>),
 }
@@ -50,8 +51,9 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> StripeSource<'a> {
-    pub(super) fn file(file: &'a File, len: u64) -> StripeSource<'a> {
-        StripeSource::File { file, len, next: AtomicU64::new(0) }
+    /// A file of `len` bytes, which `runs` cover.
+    pub(super) fn file(file: &'a File, len: u64, runs: Vec<Run>) -> StripeSource<'a> {
+        StripeSource::File { file, len, runs, next: AtomicU64::new(0) }
     }
 
     pub(super) fn stream(reader: impl Read + Send + 'a) -> StripeSource<'a> {
@@ -66,12 +68,24 @@ impl<'a> StripeSource<'a> {
         }
     }
 
+    /// Where `stripe` may be cut. A stream is one run, whose end is known once it came.
+    pub(super) fn runs(&self, stripe: &Stripe) -> Cow<'_, [Run]> {
+        match self {
+            StripeSource::File { runs, .. } => Cow::Borrowed(runs),
+            StripeSource::Stream(_) => Cow::Owned(vec![Run {
+                span: Span::new(0, stripe.payload_len.unwrap_or(u64::MAX)),
+                width: ElementWidth::Unknown,
+                sizes: CutSizes::OPAQUE,
+            }]),
+        }
+    }
+
     /// Reads the next stripe into `buffer`; `None` at the payload's end.
     pub(super) fn next(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Stripe>> {
         match self {
-            StripeSource::File { file, len, next } => {
+            StripeSource::File { file, len, runs, next } => {
                 let Some(stripe) = Stripe::at(next.fetch_add(1, Ordering::Relaxed), *len) else { return Ok(None) };
-                let window = Window::needed(stripe.span, *len);
+                let window = Window::needed_in(runs, stripe.span);
                 buffer.resize(window.len as usize, 0);
                 file.read_exact_at(buffer, window.offset)?;
                 Ok(Some(stripe))

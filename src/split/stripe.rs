@@ -35,6 +35,17 @@ impl<'a> Window<'a> {
         Span::new(stripe.offset, end.saturating_sub(stripe.offset))
     }
 
+    /// As [`needed`](Window::needed), where the runs are known: no chunk reaches past the run that it starts in.
+    pub fn needed_in(runs: &[Run], stripe: Span) -> Span {
+        let last = stripe.end().saturating_sub(1);
+        let passed = runs.partition_point(|run| run.span.end() <= last);
+        let end = runs.get(passed).map_or(stripe.end(), |run| {
+            let longest = stripe.end().saturating_add(run.sizes.max() as u64);
+            longest.min(run.span.end()).max(stripe.end())
+        });
+        Span::new(stripe.offset, end - stripe.offset)
+    }
+
     /// The bytes of `span`.
     ///
     /// # Panics
@@ -183,7 +194,8 @@ mod tests {
         let (mut chunks, mut recut, mut entry) = (Vec::new(), 0, 0);
         for offset in (0..bytes.len() as u64).step_by(stripe_len as usize) {
             let stripe = Span::new(offset, stripe_len.min(bytes.len() as u64 - offset));
-            let needed = Window::needed(stripe, bytes.len() as u64);
+            let needed = Window::needed_in(runs, stripe);
+            assert!(needed.end() <= Window::needed(stripe, bytes.len() as u64).end());
             let window = Window::new(offset, &bytes[offset as usize..needed.end() as usize]);
             let speculation = Speculation::cut(runs, window, stripe);
             let settled = speculation.settle(entry, runs, window);
