@@ -19,6 +19,7 @@ use crate::node::report::{Damage, VerifyReport};
 use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::node::version::Version;
+use crate::refs::Entity;
 
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
@@ -55,6 +56,9 @@ impl Store {
         }
         for (place, why) in self.inner.chunks.check_packs(monitor)? {
             damaged.push(Damage::new("pack", format!("{place}: {why}")));
+        }
+        if !self.inner.chunks.is_read_only() {
+            damaged.extend(self.inner.chunks.mend_refs()?.iter().map(Damage::of_ref));
         }
         let mut versions = Vec::new();
         for (key, refs) in self.inner.chunks.all_refs("")? {
@@ -309,6 +313,17 @@ impl Damage {
             chunk: None,
             why,
         }
+    }
+
+    /// A ref whose record was damaged. The index had it whole, so it is no more.
+    fn of_ref(entity: &Entity) -> Damage {
+        let (name, version) = match entity {
+            Entity::Version { number, .. } => (format!("version {number}"), Some(*number)),
+            Entity::Label { label, .. } => (format!("label {label}"), None),
+            Entity::Pin { number, .. } => (format!("pin on version {number}"), Some(*number)),
+        };
+        let why = format!("the record of {name} in the packs was damaged and has been written anew");
+        Damage { key: Some(entity.key().clone()), version, ..Damage::new("ref", why) }
     }
 
     /// Says that the damage is `chunk` at `offset` of a file, and which tensors that touches.

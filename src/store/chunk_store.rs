@@ -86,6 +86,8 @@ pub(super) struct LogState {
     pub(super) pending_refs: Vec<(Vec<u8>, RefEntry)>,
     /// Sequence number of the next ref or removal.
     pub(super) next_seq: u64,
+    /// Packs are gone, and the records of some refs may be gone with them.
+    pub(super) refs_in_doubt: bool,
     /// What the index says it covers.
     committed: Option<Covered>,
     bytes_since_checkpoint: u64,
@@ -98,6 +100,7 @@ impl LogState {
             writer,
             pending_refs: Vec::new(),
             next_seq,
+            refs_in_doubt: false,
             committed,
             bytes_since_checkpoint: 0,
             entries_since_checkpoint: 0,
@@ -119,7 +122,8 @@ impl ChunkStore {
         };
         let index_checked = index.disk_bytes()? < options.checked_index_bytes;
         let log = super::recovery::recover(&backend, &index, &options)?;
-        Ok(ChunkStore {
+        let mend_refs = log.refs_in_doubt && !options.read_only;
+        let store = ChunkStore {
             inner: Arc::new(Inner {
                 backend,
                 index,
@@ -134,7 +138,11 @@ impl ChunkStore {
                 index_checked: AtomicBool::new(index_checked),
                 next_session: AtomicU64::new(0),
             }),
-        })
+        };
+        if mend_refs {
+            store.mend_refs()?;
+        }
+        Ok(store)
     }
 
     /// Where the chunk or manifest `hash` lies, if it is stored.
@@ -195,8 +203,9 @@ impl ChunkStore {
         let mut log = lock(&self.inner.log);
         log.writer.seal()?;
         self.inner.index.reset()?;
-        let covered = super::recovery::refill(&*self.inner.backend, &self.inner.index, log.writer.end().pack)?;
-        log.next_seq = log.next_seq.max(covered.next_seq);
+        let (next, next_seq) = (log.writer.end().pack, log.next_seq);
+        let covered = super::recovery::refill(&*self.inner.backend, &self.inner.index, next, next_seq)?;
+        log.next_seq = covered.next_seq;
         log.committed = Some(covered);
         Ok(())
     }
@@ -299,6 +308,11 @@ impl ChunkStore {
 
     pub(super) fn forget_pack(&self, id: PackId) {
         lock(&self.inner.readers).pop(&id);
+    }
+
+    /// True when every change is refused.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.options.read_only
     }
 
     pub(super) fn writable(&self) -> Result<()> {

@@ -18,7 +18,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::chunk::Codec;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
@@ -27,9 +26,10 @@ use crate::store::chunk_store::{ChunkStore, lock};
 use crate::store::entry::{Entry, Position, RefEntry};
 use crate::store::index::IndexChange;
 use crate::store::pack::{
-    PACK_HEADER_BYTES, PackId, RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind, pack_name, split_base,
+    PACK_HEADER_BYTES, PackId, RECORD_HEADER_BYTES, RecordHeader, RecordKind, pack_name, split_base,
 };
 use crate::store::recovery::list_packs;
+use crate::store::refs::decode_ref;
 use crate::store::scan::{Found, Walk, walk_pack};
 use crate::store::shield::LiveSet;
 
@@ -257,32 +257,14 @@ impl ChunkStore {
         let here: Vec<(Vec<u8>, RefEntry)> =
             refs.into_iter().filter(|(_, entry)| entry.position.pack == pack).collect();
         for (key, entry) in here {
-            let record = RefRecord::decode(&entry.record).map_err(|why| Error::Damaged {
-                what: "index",
-                place: self.inner.index.describe(),
-                why: why.to_string(),
-            })?;
-            if oldest && record.is_removal() && !self.tells_last_number(&record)? {
-                change.forgotten_refs.push((key, entry.position));
-                continue;
+            if oldest && !entry.live {
+                let record = decode_ref(&self.inner.index, &entry)?;
+                if record.is_removal() && !self.tells_last_number(&record)? {
+                    change.forgotten_refs.push((key, entry.position));
+                    continue;
+                }
             }
-            let mut log = lock(&self.inner.log);
-            // One that was replaced meanwhile stays behind: its copy would outlive what replaced it.
-            let replaced = log.pending_refs.iter().any(|(there, _)| *there == key);
-            let latest = self.inner.index.refs(&key)?.into_iter().find(|(there, _)| *there == key);
-            if replaced || latest.is_none_or(|(_, latest)| latest.position != entry.position) {
-                continue;
-            }
-            let (_, position) = log.writer.append(&Record {
-                kind: if record.is_removal() { RecordKind::Removal } else { RecordKind::Ref },
-                codec: Codec::Raw,
-                depth: 0,
-                base: None,
-                plain_len: entry.record.len() as u32,
-                hash: Hash::of(&entry.record),
-                payload: &entry.record,
-            })?;
-            change.refs.push((key, RefEntry { position, ..entry }));
+            self.copy_ref(key, entry, change)?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@
 //! no sound record ever lies behind an unsound one.
 //!
 //! The index also knows which packs are complete. Where one of them is missing or too short, or the growing one ends before what is
-//! covered, the index speaks of bytes that are gone, and a put would rely on them: it is rebuilt from what is there.
+//! covered, the index speaks of bytes that are gone, and a put would rely on them: such entries are dropped, and all packs are taken
+//! in again. The refs in the index stay: what they name is damaged, and to forget the names as well would hide that.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,27 +43,25 @@ pub(super) fn recover(
         }
         state => state?,
     };
-    let consistent = state.filter(|(covered, sealed)| match missing(&packs, covered, sealed) {
-        None => true,
-        Some(pack) => {
-            tracing::warn!("{} is missing or too short: the index is rebuilt from the packs", pack_name(pack));
-            false
-        }
-    });
     let writer = |last, next, packs, known: &SealedPacks| {
         LogWriter::new(Arc::clone(backend), options.pack_bytes, last, next, packs, known)
     };
-    let Some((covered, sealed)) = consistent else {
-        if !index.is_empty()? {
-            index.reset()?;
+    let lost = state.as_ref().and_then(|(covered, sealed)| missing(&packs, covered, sealed));
+    let (covered, sealed) = match (state, lost) {
+        (Some(state), None) => state,
+        (state, _) => {
+            let known = state.map_or_else(Covered::default, |(covered, _)| covered);
+            let next = next_pack(&packs, known.end);
+            empty_or_trim(index, &packs, lost)?;
+            if !options.read_only {
+                settle_last(&**backend, &mut packs)?;
+            }
+            // A new store takes this way too: from now on an index that was never filled is one that was lost.
+            let covered = refill(&**backend, index, next, known.next_seq)?;
+            let mut log = LogState::new(writer(None, next, packs.clone(), &packs)?, covered.next_seq, Some(covered));
+            log.refs_in_doubt = lost.is_some();
+            return Ok(log);
         }
-        let next = next_pack(&packs, Position::default());
-        if !options.read_only {
-            settle_last(&**backend, &mut packs)?;
-        }
-        // A new store takes this way too: from now on an index that was never filled is one that was lost.
-        let covered = refill(&**backend, index, next)?;
-        return Ok(LogState::new(writer(None, next, packs.clone(), &packs)?, covered.next_seq, Some(covered)));
     };
     let next = next_pack(&packs, covered.end);
     if options.read_only {
@@ -70,6 +69,34 @@ pub(super) fn recover(
     }
     let tail = replay_tail(&**backend, index, packs, covered, next)?;
     Ok(LogState::new(writer(tail.last, next, tail.packs, &sealed)?, tail.covered.next_seq, Some(tail.covered)))
+}
+
+/// Makes the index hold nothing that `packs` do not: empties it, or, where pack `lost` tells that it was sound but packs are gone,
+/// drops what lay there.
+fn empty_or_trim(index: &Index, packs: &SealedPacks, lost: Option<PackId>) -> Result<()> {
+    if let Some(pack) = lost {
+        tracing::warn!("{} is missing or too short: all packs are read again", pack_name(pack));
+        match trim(index, packs) {
+            Err(Error::Damaged { .. }) => {}
+            outcome => return outcome,
+        }
+    }
+    if index.is_empty().unwrap_or(false) { Ok(()) } else { index.reset() }
+}
+
+/// Drops the entries of records that do not lie wholly in one of `packs`.
+fn trim(index: &Index, packs: &SealedPacks) -> Result<()> {
+    let mut gone = Vec::new();
+    index.for_each(|hash, entry| {
+        let end = u64::from(entry.position.offset) + entry.record_len();
+        if packs.get(&entry.position.pack).is_none_or(|&len| len < end) {
+            gone.push((hash, entry));
+        }
+    })?;
+    for batch in gone.chunks(BATCH_ENTRIES) {
+        index.apply(&mut IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
+    }
+    Ok(())
 }
 
 /// A pack that the index relies on and that does not hold what it should.
@@ -208,9 +235,10 @@ fn replay_pack(
     Ok(Replayed { end, appendable })
 }
 
-/// Fills an empty index from all packs, stepping over damage. The index then covers all before pack `next`.
-pub(super) fn refill(backend: &dyn StorageBackend, index: &Index, next: PackId) -> Result<Covered> {
-    let mut replay = Replay::new(index, 0);
+/// Fills the index from all packs, stepping over damage. It then covers all before pack `next`. Refs get numbers from `next_seq` on,
+/// or higher ones.
+pub(super) fn refill(backend: &dyn StorageBackend, index: &Index, next: PackId, next_seq: u64) -> Result<Covered> {
+    let mut replay = Replay::new(index, next_seq);
     let packs = list_packs(backend)?;
     for &(pack, len) in &packs {
         walk(backend, pack, 0..len, |found| {

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::chunk::Codec;
 use crate::error::{Error, Result};
+use crate::hash::Hash;
 use crate::key::{Key, Label};
 use crate::refs::{Entity, PinEntry, RefChange, RefRecord, VersionEntry};
-use crate::store::chunk_store::ChunkStore;
+use crate::store::chunk_store::{ChunkStore, lock};
 use crate::store::entry::RefEntry;
-use crate::store::index::Index;
+use crate::store::index::{Index, IndexChange};
+use crate::store::pack::{RECORD_HEADER_BYTES, Record, RecordKind, pack_name, parse_record};
 
 const VERSION: u8 = b'v';
 const LABEL: u8 = b'l';
@@ -29,7 +32,7 @@ fn key_prefix(kind: u8, key: &Key) -> Vec<u8> {
     [&[kind], key.as_str().as_bytes(), &[0]].concat()
 }
 
-fn decode(index: &Index, entry: &RefEntry) -> Result<RefRecord> {
+pub(super) fn decode_ref(index: &Index, entry: &RefEntry) -> Result<RefRecord> {
     RefRecord::decode(&entry.record).map_err(|why| Error::Damaged {
         what: "index",
         place: index.describe(),
@@ -75,9 +78,59 @@ impl ChunkStore {
         Ok(keys)
     }
 
+    /// Writes the refs anew whose record in the packs is damaged or gone, from what the index knows of them. Answers with those.
+    pub fn mend_refs(&self) -> Result<Vec<Entity>> {
+        // No collection moves them meanwhile.
+        let _collecting = lock(&self.inner.collecting);
+        self.checkpoint()?;
+        let mut change = IndexChange::default();
+        let mut mended = Vec::new();
+        for (key, entry) in self.inner.index.refs(&[])? {
+            if !self.holds_ref(&entry)? {
+                mended.push(decode_ref(&self.inner.index, &entry)?.entity());
+                self.copy_ref(key, entry, &mut change)?;
+            }
+        }
+        self.checkpoint_with(change)?;
+        Ok(mended)
+    }
+
+    /// True if the record of `entry` lies where the index says.
+    fn holds_ref(&self, entry: &RefEntry) -> Result<bool> {
+        let (name, mut found) = (pack_name(entry.position.pack), vec![0; RECORD_HEADER_BYTES + entry.record.len()]);
+        let read =
+            self.pack(entry.position.pack).and_then(|pack| pack.read_at(entry.position.offset.into(), &mut found));
+        match read {
+            Ok(n) => Ok(n == found.len() && parse_record(&found).is_ok_and(|(_, payload)| payload == entry.record)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("read", self.inner.backend.describe(&name), error)),
+        }
+    }
+
+    /// Appends the record of a ref again, unless it was replaced meanwhile: a copy of that would outlive what replaced it.
+    pub(super) fn copy_ref(&self, key: Vec<u8>, entry: RefEntry, change: &mut IndexChange) -> Result<()> {
+        let mut log = lock(&self.inner.log);
+        let replaced = log.pending_refs.iter().any(|(there, _)| *there == key);
+        let latest = self.inner.index.refs(&key)?.into_iter().find(|(there, _)| *there == key);
+        if replaced || latest.is_none_or(|(_, latest)| latest.position != entry.position) {
+            return Ok(());
+        }
+        let (_, position) = log.writer.append(&Record {
+            kind: if entry.live { RecordKind::Ref } else { RecordKind::Removal },
+            codec: Codec::Raw,
+            depth: 0,
+            base: None,
+            plain_len: entry.record.len() as u32,
+            hash: Hash::of(&entry.record),
+            payload: &entry.record,
+        })?;
+        change.refs.push((key, RefEntry { position, ..entry }));
+        Ok(())
+    }
+
     fn visit_refs(&self, prefix: &[u8], mut visit: impl FnMut(RefRecord)) -> Result<()> {
         let records = self.with_sound_index(|index| {
-            index.refs(prefix)?.iter().map(|(_, entry)| decode(index, entry)).collect::<Result<Vec<_>>>()
+            index.refs(prefix)?.iter().map(|(_, entry)| decode_ref(index, entry)).collect::<Result<Vec<_>>>()
         })?;
         records.into_iter().for_each(&mut visit);
         Ok(())

@@ -1,0 +1,133 @@
+//! The small files of a store's directory.
+
+use std::fs;
+
+use caskad::{Error, Monitor, Store};
+
+use crate::fixture::{Fixture, flip};
+use crate::stores::{Op, apply};
+
+#[test]
+fn the_lock_file_may_hold_anything_or_be_gone() {
+    let fixture = Fixture::new();
+    for damage in [Some(&b""[..]), Some(b"not a number"), Some(&[0xFF; 5000]), None] {
+        let copy = fixture.copy();
+        match damage {
+            Some(bytes) => fs::write(copy.path.join("LOCK"), bytes).unwrap(),
+            None => fs::remove_file(copy.path.join("LOCK")).unwrap(),
+        }
+        copy.assert_whole(&fixture.model, "LOCK");
+    }
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_the_store() {
+    let fixture = Fixture::new();
+    let copy = fixture.copy();
+    let store = copy.open().unwrap();
+    match copy.open() {
+        Err(Error::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(caskad::StoreOptions::new().read_only(true).open(&copy.path), Err(Error::Locked { .. })));
+    // Without its lock file the index still knows that it is in use.
+    fs::remove_file(copy.path.join("LOCK")).unwrap();
+    assert!(matches!(copy.open(), Err(Error::Locked { .. })));
+    assert!(copy.index().exists(), "it was not replaced under its owner");
+    drop(store);
+    let readers = [0, 1].map(|_| caskad::StoreOptions::new().read_only(true).open(&copy.path).unwrap());
+    match copy.open() {
+        Err(Error::Locked { pid, .. }) => {
+            assert_eq!(pid, None, "readers leave no number, and an old one would mislead")
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(readers);
+    copy.assert_whole(&fixture.model, "after the readers");
+}
+
+#[test]
+fn damaged_settings_are_reported_and_the_defaults_hold() {
+    let fixture = Fixture::new();
+    for text in ["pack_bytes = 7", "threads = 0", "unknown = 1", "pack_bytes = ", "\u{0}\u{1}"] {
+        let copy = fixture.copy();
+        fs::write(copy.path.join("config.toml"), text).unwrap();
+        let store = Store::open(&copy.path).unwrap();
+        assert!(store.config_damage().is_some(), "{text:?}");
+        let report = store.verify_all(&Monitor::none()).unwrap();
+        assert_eq!(report.damaged.iter().map(|damage| damage.what).collect::<Vec<_>>(), ["config"], "{text:?}");
+        assert!(crate::stores::read(&store).unwrap() == fixture.model.visible());
+    }
+    let copy = fixture.copy();
+    fs::write(copy.path.join("config.toml"), [0xFF, 0xFE, 0x00]).unwrap();
+    assert!(Store::open(&copy.path).unwrap().config_damage().is_some());
+}
+
+#[test]
+fn a_damaged_format_file_is_mended_or_refused_in_words() {
+    let fixture = Fixture::new();
+    let len = fs::metadata(fixture.copy().path.join("format")).unwrap().len();
+    for bit in 0..8 * len {
+        let copy = fixture.copy();
+        flip(&copy.path.join("format"), bit);
+        match copy.open() {
+            Ok(store) => assert!(crate::stores::read(&store).unwrap() == fixture.model.visible(), "bit {bit}"),
+            Err(Error::NewerFormat { found, supported, .. }) => assert!(found > supported, "bit {bit}"),
+            Err(error) => panic!("bit {bit}: {error}"),
+        }
+    }
+    for damage in [Some(&b""[..]), Some(b"caskad"), Some(&[0xFF; 100]), None] {
+        let copy = fixture.copy();
+        match damage {
+            Some(bytes) => fs::write(copy.path.join("format"), bytes).unwrap(),
+            None => fs::remove_file(copy.path.join("format")).unwrap(),
+        }
+        copy.assert_whole(&fixture.model, "format");
+        assert_eq!(fs::read(copy.path.join("format")).unwrap(), b"caskad 1\n", "it is written anew");
+    }
+}
+
+#[test]
+fn a_store_on_a_medium_that_cannot_be_written_to_is_read_all_the_same() {
+    let fixture = Fixture::new();
+    for (what, lose) in [("as it was", ""), ("without index", "index.redb"), ("without lock", "LOCK")] {
+        let copy = fixture.copy();
+        if !lose.is_empty() {
+            fs::remove_file(copy.path.join(lose)).unwrap();
+        }
+        let before = listing(&copy.path);
+        let store = caskad::StoreOptions::new().read_only(true).open(&copy.path).unwrap();
+        assert!(crate::stores::read(&store).unwrap() == fixture.model.visible(), "{what}");
+        assert!(store.verify_all(&Monitor::none()).unwrap().ok, "{what}");
+        store.stat().unwrap();
+        for op in [
+            Op::Put { key: "x", label: None, payload: vec![1].into() },
+            Op::Remove("text", 1),
+            Op::Gc,
+            Op::Tag("m", 1, "x"),
+        ] {
+            assert!(matches!(apply(&store, &op), Err(Error::ReadOnly { .. })), "{what}: {op:?}");
+        }
+        drop(store);
+        assert_eq!(listing(&copy.path), before, "{what}: something was changed");
+    }
+    let copy = fixture.copy();
+    for (bit, name) in [(40_000 * 8, "index.redb"), (8 * 5000, "index.redb")] {
+        flip(&copy.path.join(name), bit);
+    }
+    let store = caskad::StoreOptions::new().read_only(true).open(&copy.path).unwrap();
+    assert!(crate::stores::read(&store).unwrap() == fixture.model.visible(), "with a damaged index");
+}
+
+fn listing(path: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for folder in [path.to_owned(), path.join("packs")] {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                files.push((entry.path().display().to_string(), fs::read(entry.path()).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}

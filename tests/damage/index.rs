@@ -1,0 +1,147 @@
+//! A damaged index: rebuilt from the packs, with every ref, label and pin, and without a word of redb's on standard error.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use caskad::Monitor;
+
+use crate::fixture::{Copy, Fixture, PACK_BYTES, Seeded, examine, flip, truncate};
+use crate::stores::{options, read};
+
+const FLIPS: u64 = 300;
+
+/// Panics inside redb so far. The hook is this test program's own: the library does not touch it.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts the panics inside redb while `test` runs, and no others.
+fn panics_during(test: impl FnOnce()) -> usize {
+    static ALONE: Mutex<()> = Mutex::new(());
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            match info.location().is_some_and(|location| location.file().contains("redb")) {
+                true => {
+                    PANICS.fetch_add(1, Ordering::Relaxed);
+                }
+                false => before(info),
+            }
+        }));
+    });
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = PANICS.load(Ordering::Relaxed);
+    test();
+    PANICS.load(Ordering::Relaxed) - before
+}
+
+fn damaged_index(fixture: &Fixture, seeded: &mut Seeded) -> (Copy, u64) {
+    let copy = fixture.copy();
+    let len = fs::metadata(copy.index()).unwrap().len();
+    // Pages in use crowd at the front; the rest of the file is mostly free.
+    let bound = if seeded.below(2) == 0 { len.min(64 << 10) } else { len };
+    let bit = seeded.below(8 * bound);
+    flip(&copy.index(), bit);
+    (copy, bit)
+}
+
+#[test]
+fn a_flipped_bit_costs_nothing_and_shows_nothing() {
+    let (fixture, mut seeded) = (Fixture::new(), Seeded::new("flip the index"));
+    let panics = panics_during(|| {
+        for case in 0..FLIPS {
+            let (copy, bit) = damaged_index(&fixture, &mut seeded);
+            copy.assert_whole(&fixture.model, &format!("case {case}: bit {bit} of the index"));
+        }
+    });
+    assert_eq!(panics, 0, "a small index is checked before redb trusts it");
+    eprintln!("flipped bits in the index: {FLIPS}");
+}
+
+/// A large index is not checked when it is opened: the damage is met on the way.
+#[test]
+fn a_flipped_bit_that_is_met_on_the_way_never_gives_wrong_bytes() {
+    let (fixture, mut seeded) = (Fixture::new(), Seeded::new("meet a flip"));
+    let mut rebuilt = 0;
+    let panics = panics_during(|| {
+        for case in 0..FLIPS {
+            let (copy, bit) = damaged_index(&fixture, &mut seeded);
+            rebuilt += usize::from(meet(&fixture, &copy, &format!("case {case}: bit {bit} of the index, unchecked")));
+        }
+    });
+    eprintln!("flipped bits in an unchecked index: {FLIPS}, {rebuilt} found by verify, {panics} panics held back");
+}
+
+/// Uses a store whose index was not checked when it was opened. True if `verify_all` was the first to find the damage.
+fn meet(fixture: &Fixture, copy: &Copy, context: &str) -> bool {
+    let options = options(PACK_BYTES).checked_index_bytes(0);
+    let store = options.open(&copy.path).unwrap_or_else(|error| panic!("{context}: open: {error}"));
+    for (key, state) in &fixture.model.visible().0 {
+        for (version, bytes) in &state.versions {
+            let found = crate::stores::get(&store, key, *version);
+            let found = found.unwrap_or_else(|error| panic!("{context}: {key}@{version}: {error}"));
+            assert!(found == *bytes.0, "{context}: {key}@{version}");
+        }
+    }
+    let report = store.verify_all(&Monitor::none()).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let other: Vec<_> = report.damaged.iter().filter(|damage| damage.what != "index").collect();
+    assert!(other.is_empty(), "{context}: {other:?}");
+    assert!(read(&store).unwrap() == fixture.model.visible(), "{context}");
+    drop(store);
+    copy.assert_whole(&fixture.model, context);
+    !report.ok
+}
+
+#[test]
+fn a_lost_cut_or_foreign_index_is_rebuilt() {
+    let fixture = Fixture::new();
+    let len = fs::metadata(fixture.copy().index()).unwrap().len();
+    let mut seeded = Seeded::new("cut the index");
+    let mut cuts = vec![0, 1, 63, 64, 320, 4095, 4096, 8192, len / 2, len - 4096, len - 1];
+    cuts.extend((0..20).map(|_| seeded.below(len)));
+    for cut in cuts {
+        let copy = fixture.copy();
+        truncate(&copy.index(), cut);
+        copy.assert_whole(&fixture.model, &format!("index cut to {cut} of {len}"));
+    }
+    for (what, bytes) in [
+        ("zeros", vec![0; len as usize]),
+        ("noise", crate::stores::noise("index", len as usize)),
+        ("text", b"hello".to_vec()),
+    ] {
+        let copy = fixture.copy();
+        fs::write(copy.index(), bytes).unwrap();
+        copy.assert_whole(&fixture.model, &format!("index of {what}"));
+    }
+    let copy = fixture.copy();
+    fs::remove_file(copy.index()).unwrap();
+    copy.assert_whole(&fixture.model, "no index");
+    let extended = fixture.copy();
+    let mut bytes = fs::read(extended.index()).unwrap();
+    bytes.extend([7; 10_000]);
+    fs::write(extended.index(), bytes).unwrap();
+    extended.assert_whole(&fixture.model, "longer index");
+}
+
+/// An older copy of the index, put back while the packs went on.
+#[test]
+fn an_index_from_yesterday_catches_up() {
+    let fixture = Fixture::new();
+    let copy = fixture.copy();
+    let yesterday = fs::read(copy.index()).unwrap();
+    let mut model = fixture.model.clone();
+    let store = copy.open().unwrap();
+    for op in [
+        crate::stores::Op::Put { key: "m", label: Some("best"), payload: crate::fixture::checkpoint(3) },
+        crate::stores::Op::Remove("opaque", 1),
+        crate::stores::Op::Gc,
+        crate::stores::Op::Put { key: "m", label: None, payload: crate::stores::noise("today", 100_000).into() },
+    ] {
+        crate::stores::apply(&store, &op).unwrap();
+        model.apply(&op).unwrap();
+    }
+    drop(store);
+    fs::write(copy.index(), yesterday).unwrap();
+    let examined = examine(&copy, &model, "yesterday's index");
+    assert!(examined.hurt.is_empty() && examined.unlisted.is_empty(), "{examined:?}");
+}
