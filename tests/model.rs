@@ -146,7 +146,7 @@ fn compare(actions: &[Action], open: impl Fn(bool) -> Store) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// In memory, where each reopen refills the index from the packs.
     #[test]
@@ -157,7 +157,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_on_disk_does_what_a_map_does(actions in prop::collection::vec(actions(), 1..16)) {
@@ -175,7 +175,7 @@ proptest! {
 /// Threads that put, a thread that removes, one that collects without pause, and one that reads what is there.
 #[test]
 fn puts_gets_removals_and_collections_may_run_at_once() {
-    for seed in 0..3 {
+    for seed in 0..8 {
         let backend = Arc::new(MemoryBackend::new());
         let store = options(PACK_BYTES).open_backend(backend.clone(), IndexPlace::Memory).unwrap();
         let done = AtomicBool::new(false);
