@@ -43,8 +43,8 @@
 //!
 //! # Promises
 //!
-//! - **Durable**: a put that returned is on disk, and found again after `kill -9` (`tests/crash.rs`).
-//! - **Proven**: no byte is handed out that does not match its chunk's hash (`tests/damage.rs`).
+//! - **Durable**: a put that returned is on disk, and found again after `kill -9` (`tests/crash`).
+//! - **Proven**: no byte is handed out that does not match its chunk's hash (`tests/damage`).
 //! - **Bounded**: memory follows [`Config`], not the payload; every length that is read is checked against [`limits`].
 //!
 //! # Features

@@ -30,7 +30,7 @@ pub enum Operation {
 pub enum Survivors {
     /// Nothing: the drive's cache was lost.
     Synced,
-    /// Everything: only the process died.
+    /// Everything: only the process died. What was not synced still is not, and a second crash may take it.
     Written,
     /// Unsynced bytes up to the middle of them: a torn write.
     Torn,
@@ -136,8 +136,13 @@ impl FaultDisk {
     pub fn crash(&self, survivors: Survivors) -> FaultDisk {
         let disk = lock(&self.disk);
         let leave = |image: &Arc<Mutex<Image>>| {
-            let bytes = lock(image).left(survivors);
-            Arc::new(Mutex::new(Image { live: bytes.clone(), durable: bytes, unsure: false }))
+            let image = lock(image);
+            let live = image.left(survivors);
+            let left = match survivors {
+                Survivors::Written => Image { live, ..image.clone() },
+                _ => Image { durable: live.clone(), live, unsure: false },
+            };
+            Arc::new(Mutex::new(left))
         };
         let lost = |image: &Arc<Mutex<Image>>| survivors == Survivors::Synced && lock(image).unsure;
         let kept = disk.objects.iter().filter(|(_, image)| !lost(image));

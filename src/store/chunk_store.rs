@@ -76,6 +76,8 @@ pub(super) struct Inner {
     pub(super) collecting: Mutex<()>,
     readers: Mutex<LruCache<PackId, Arc<dyn ObjectReader>>>,
     index_checked: AtomicBool,
+    /// How often the index was rebuilt since it was opened.
+    index_rebuilds: AtomicU64,
     pub(super) next_session: AtomicU64,
 }
 
@@ -136,6 +138,7 @@ impl ChunkStore {
                 collecting: Mutex::default(),
                 readers: Mutex::new(LruCache::new(OPEN_PACKS)),
                 index_checked: AtomicBool::new(index_checked),
+                index_rebuilds: AtomicU64::new(0),
                 next_session: AtomicU64::new(0),
             }),
         };
@@ -156,9 +159,10 @@ impl ChunkStore {
 
     /// Runs `act` on the index; if that shows damage, rebuilds the index from the packs and runs it again.
     pub(super) fn with_sound_index<T>(&self, act: impl Fn(&Index) -> Result<T>) -> Result<T> {
+        let rebuilds = self.inner.index_rebuilds.load(Ordering::Relaxed);
         match act(&self.inner.index) {
             Err(Error::Damaged { what: "index", .. }) if !self.inner.options.read_only => {
-                self.rebuild_index()?;
+                self.rebuild_index(rebuilds)?;
                 act(&self.inner.index)
             }
             outcome => outcome,
@@ -177,6 +181,10 @@ impl ChunkStore {
 
     /// Checks every page of the index and rebuilds it if one is damaged. True when that happened.
     pub fn check_index(&self) -> Result<bool> {
+        let _checkpoint = lock(&self.inner.checkpoint);
+        let mut log = lock(&self.inner.log);
+        // Nobody reads between the check, which throws away the pages that redb holds in memory, and the end of a rebuild.
+        let _shut = self.inner.index.shut();
         if self.inner.index.is_sound()? {
             return Ok(false);
         }
@@ -187,26 +195,37 @@ impl ChunkStore {
                 why: "a page does not match its checksum; open the store for writing to rebuild it".to_owned(),
             });
         }
-        self.rebuild_index()?;
+        self.refill_index(&mut log)?;
         Ok(true)
     }
 
-    fn rebuild_index(&self) -> Result<()> {
+    /// Rebuilds the index, unless that happened since there were `rebuilds` of them.
+    fn rebuild_index(&self, rebuilds: u64) -> Result<()> {
         let _checkpoint = lock(&self.inner.checkpoint);
-        self.refill_index()
+        self.rebuild_with_checkpoint(rebuilds)
+    }
+
+    /// As `rebuild_index`, for a caller that holds the checkpoint lock.
+    fn rebuild_with_checkpoint(&self, rebuilds: u64) -> Result<()> {
+        let mut log = lock(&self.inner.log);
+        let _shut = self.inner.index.shut();
+        match self.inner.index_rebuilds.load(Ordering::Relaxed) == rebuilds {
+            true => self.refill_index(&mut log),
+            false => Ok(()),
+        }
     }
 
     /// Refills the index from the packs. What is pending stays so, and is taken in again with the next checkpoint. The caller holds
-    /// the checkpoint lock.
-    fn refill_index(&self) -> Result<()> {
+    /// the checkpoint lock and has shut the index.
+    fn refill_index(&self, log: &mut LogState) -> Result<()> {
         tracing::warn!("the index is damaged and is rebuilt from the packs");
-        let mut log = lock(&self.inner.log);
         log.writer.seal()?;
         self.inner.index.reset()?;
         let (next, next_seq) = (log.writer.end().pack, log.next_seq);
         let covered = super::recovery::refill(&*self.inner.backend, &self.inner.index, next, next_seq)?;
         log.next_seq = covered.next_seq;
         log.committed = Some(covered);
+        self.inner.index_rebuilds.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -287,9 +306,10 @@ impl ChunkStore {
 
     /// Applies `change`; an index that turns out to be damaged is rebuilt first. The caller holds the checkpoint lock.
     fn apply(&self, change: &mut IndexChange) -> Result<()> {
+        let rebuilds = self.inner.index_rebuilds.load(Ordering::Relaxed);
         match self.inner.index.apply(change) {
             Err(Error::Damaged { what: "index", .. }) => {
-                self.refill_index()?;
+                self.rebuild_with_checkpoint(rebuilds)?;
                 self.inner.index.apply(change)
             }
             outcome => outcome,

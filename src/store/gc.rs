@@ -9,7 +9,7 @@
 //! 5. only then is the old pack deleted.
 //!
 //! Puts go on meanwhile; readers hold their file open, or look the chunk up again. A crash at any step leaves at worst a record
-//! twice, or garbage that the next collection finds. `tests/crash.rs` stops at each of them.
+//! twice, or garbage that the next collection finds. `tests/crash` stops at each of them.
 //!
 //! **Refs.** Only the latest record of an entity is ever copied, and while the log is locked, so no older one comes to lie behind
 //! it. Hence all older ones lie in the same pack as the latest or in older packs, and a removal in the oldest pack has nothing left

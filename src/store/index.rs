@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
@@ -59,6 +59,8 @@ pub(super) struct Index {
     read_only: bool,
     /// A write failed: what is asked is answered, what changes is refused.
     stopped: AtomicBool,
+    /// Taken for writing while the index is refilled: what is not there yet must not be taken for missing.
+    gate: RwLock<()>,
     /// `None` only while the database is being replaced.
     database: RwLock<Option<Database>>,
 }
@@ -82,7 +84,7 @@ fn table(kind: RecordKind) -> TableDefinition<'static, &'static [u8; 32], &'stat
 impl Index {
     fn new(place: IndexPlace, cache_bytes: usize, read_only: bool, database: Database) -> Index {
         let database = RwLock::new(Some(database));
-        Index { place, cache_bytes, read_only, stopped: AtomicBool::new(false), database }
+        Index { place, cache_bytes, read_only, stopped: AtomicBool::new(false), gate: RwLock::default(), database }
     }
 
     /// Opens the index, or creates an empty one. A database that cannot be read is replaced by an empty one; the log refills it.
@@ -125,6 +127,11 @@ impl Index {
         Ok(())
     }
 
+    /// Holds back whoever asks the index for something, until the answer is dropped. Changes go on.
+    pub(super) fn shut(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The database's name for messages.
     pub(super) fn describe(&self) -> String {
         self.place.describe()
@@ -143,6 +150,7 @@ impl Index {
 
     /// As `with`, for what only reads: redb refuses that too once a write failed, so the database is then opened as it lies.
     fn read<T>(&self, action: &'static str, act: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T> {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         match self.with(action, &act) {
             Err(error) if self.is_refusal(&error) => {
                 self.stop()?;
@@ -182,6 +190,7 @@ impl Index {
 
     /// Calls `visit` for every chunk, then for every manifest, each in order of hash.
     pub(super) fn for_each(&self, mut visit: impl FnMut(Hash, Entry)) -> Result<()> {
+        let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let visited = Cell::new(false);
         let mut walk = || {
             self.with("list its entries", |database| {
@@ -280,7 +289,9 @@ impl Index {
         });
         if let Err(Error::Io { .. } | Error::NoSpace { .. } | Error::Index { .. }) = &outcome {
             // Whether the change arrived is settled here, and not by which page a later reader happens to find in memory.
-            self.stop()?;
+            if let Err(error) = self.stop() {
+                tracing::warn!("{}: it cannot be read any more: {error}", self.describe());
+            }
         }
         outcome
     }

@@ -1,6 +1,6 @@
 //! The bytes of a pack: a file header, then records, each self-describing, so that the index can always be rebuilt from them.
 //!
-//! `docs/format.md` has the byte maps and `tests/golden/pack` the golden bytes. All numbers are little-endian.
+//! `docs/format.md` has the byte maps and `tests/golden/store` the golden bytes. All numbers are little-endian.
 //! Nothing here does I/O.
 
 use crate::chunk::Codec;

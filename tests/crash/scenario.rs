@@ -38,6 +38,8 @@ pub(crate) fn scenario() -> Vec<Step> {
         Step::Reopen,
         Step::Do(Op::Untag("a", "old")),
         Step::Do(Op::Unpin("a", 1)),
+        // Its removal is several records, and a crash may keep the first alone.
+        Step::Do(Op::Tag("a", 2, "second")),
         Step::Do(Op::Remove("a", 2)),
         Step::Do(Op::Gc),
         put("b", None, noise("after", 3_000)),

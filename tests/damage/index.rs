@@ -1,13 +1,16 @@
 //! A damaged index: rebuilt from the packs, with every ref, label and pin, and without a word of redb's on standard error.
 
+use std::collections::HashSet;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use caskad::Monitor;
+use caskad::backend::testing::FaultDisk;
+use caskad::store::IndexPlace;
 
 use crate::fixture::{Copy, Fixture, PACK_BYTES, Seeded, examine, flip, truncate};
-use crate::stores::{options, read};
+use crate::stores::{Op, apply, noise, options, read};
 
 const FLIPS: u64 = 300;
 
@@ -104,11 +107,9 @@ fn a_lost_cut_or_foreign_index_is_rebuilt() {
         truncate(&copy.index(), cut);
         copy.assert_whole(&fixture.model, &format!("index cut to {cut} of {len}"));
     }
-    for (what, bytes) in [
-        ("zeros", vec![0; len as usize]),
-        ("noise", crate::stores::noise("index", len as usize)),
-        ("text", b"hello".to_vec()),
-    ] {
+    for (what, bytes) in
+        [("zeros", vec![0; len as usize]), ("noise", noise("index", len as usize)), ("text", b"hello".to_vec())]
+    {
         let copy = fixture.copy();
         fs::write(copy.index(), bytes).unwrap();
         copy.assert_whole(&fixture.model, &format!("index of {what}"));
@@ -132,16 +133,68 @@ fn an_index_from_yesterday_catches_up() {
     let mut model = fixture.model.clone();
     let store = copy.open().unwrap();
     for op in [
-        crate::stores::Op::Put { key: "m", label: Some("best"), payload: crate::fixture::checkpoint(3) },
-        crate::stores::Op::Remove("opaque", 1),
-        crate::stores::Op::Gc,
-        crate::stores::Op::Put { key: "m", label: None, payload: crate::stores::noise("today", 100_000).into() },
+        Op::Put { key: "m", label: Some("best"), payload: crate::fixture::checkpoint(3) },
+        Op::Remove("opaque", 1),
+        Op::Gc,
+        Op::Put { key: "m", label: None, payload: noise("today", 100_000).into() },
     ] {
-        crate::stores::apply(&store, &op).unwrap();
+        apply(&store, &op).unwrap();
         model.apply(&op).unwrap();
     }
     drop(store);
     fs::write(copy.index(), yesterday).unwrap();
     let examined = examine(&copy, &model, "yesterday's index");
     assert!(examined.hurt.is_empty() && examined.unlisted.is_empty(), "{examined:?}");
+}
+
+/// The index is altered again and again while threads put: each rebuild holds back who would take what is not there yet for missing,
+/// and give out a version's number again.
+#[test]
+fn an_index_damaged_while_it_is_used_costs_no_acknowledged_version() {
+    let disk = FaultDisk::new();
+    let open = || {
+        let place = IndexPlace::FaultDisk(disk.clone());
+        options(PACK_BYTES).checked_index_bytes(0).open_backend(Arc::new(disk.clone()), place).unwrap()
+    };
+    let (store, done, rebuilt) = (open(), AtomicBool::new(false), AtomicUsize::new(0));
+    let put = |thread: u64| {
+        for round in 0..40 {
+            let payload = noise(&format!("{thread} {round}"), 3000).into();
+            apply(&store, &Op::Put { key: "m", label: None, payload }).unwrap();
+        }
+    };
+    let mut seeded = Seeded::new("damage under way");
+    panics_during(|| {
+        std::thread::scope(|scope| {
+            let putting: Vec<_> = (0..3)
+                .map(|thread| {
+                    scope.spawn({
+                        let put = &put;
+                        move || put(thread)
+                    })
+                })
+                .collect();
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Pages in use crowd behind the header.
+                    disk.with_index(|bytes| {
+                        for _ in 0..20 {
+                            let at = 4096 + seeded.below(128 << 10) as usize;
+                            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10);
+                        }
+                    });
+                    let report = store.verify_all(&Monitor::none()).unwrap();
+                    rebuilt.fetch_add(usize::from(!report.ok), Ordering::Relaxed);
+                }
+            });
+            putting.into_iter().for_each(|thread| thread.join().unwrap());
+            done.store(true, Ordering::Relaxed);
+        });
+    });
+    let versions = store.log(&"m".parse().unwrap()).unwrap();
+    assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>());
+    let held: HashSet<Vec<u8>> = read(&store).unwrap().0["m"].versions.values().map(|bytes| bytes.0.to_vec()).collect();
+    assert_eq!(held.len(), 120, "a number was given out twice");
+    assert!(rebuilt.load(Ordering::Relaxed) > 0, "nothing was rebuilt");
+    eprintln!("index damaged while in use: rebuilt {} times", rebuilt.into_inner());
 }

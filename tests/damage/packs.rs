@@ -78,6 +78,25 @@ fn a_pack_that_is_cut_or_gone_takes_no_name_with_it() {
     eprintln!("packs cut or gone: {cases}");
 }
 
+/// The index alone knows the refs that lay there: it is asked at once, since it may be the next to go.
+#[test]
+fn refs_of_a_lost_pack_are_written_anew_when_the_store_is_opened() {
+    let fixture = Fixture::new();
+    for pack in 0..fixture.copy().packs().len() {
+        let copy = fixture.copy();
+        fs::remove_file(&copy.packs()[pack]).unwrap();
+        drop(copy.open().unwrap());
+        fs::remove_file(copy.index()).unwrap();
+        let store = copy.open().unwrap();
+        for (key, state) in &fixture.model.visible().0 {
+            let log = store.log(&key.parse().unwrap()).unwrap();
+            assert!(log.iter().map(|version| version.version).eq(state.versions.keys().copied()), "pack {pack}: {key}");
+            let labels: usize = log.iter().map(|version| version.labels.len()).sum();
+            assert_eq!(labels, state.labels.len(), "pack {pack}: {key}");
+        }
+    }
+}
+
 /// What a lost pack held is not taken for stored: putting the same again makes the store whole.
 #[test]
 fn putting_the_same_again_heals_what_a_lost_pack_held() {
