@@ -103,3 +103,41 @@ impl Shield {
         self.collection = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condemned_chunk_is_not_relied_on_and_what_puts_relied_on_is_not_condemned() {
+        let [live, before, during, dead, new] =
+            ["live", "before", "during", "dead", "new"].map(|name| Hash::of(name.as_bytes()));
+        let start = Position { pack: 2, offset: 100 };
+        let mut shield = Shield::default();
+        shield.add_session(1);
+        assert_eq!(shield.protect(1, &before), Ok(()));
+        shield.begin_collection(start);
+        shield.remove_session(1);
+        shield.add_session(2);
+        assert_eq!(shield.protect(2, &during), Ok(()));
+        let mut marked = LiveSet::default();
+        marked.insert(&live);
+        shield.condemn(Arc::new(marked));
+        assert_eq!(shield.protect(2, &live), Ok(()));
+        assert_eq!(shield.protect(2, &before), Ok(()));
+        assert_eq!(shield.protect(2, &dead), Err(start), "it may be swept at any moment");
+        assert!(!shield.keeps(&dead));
+        // Stored anew, it lies behind the start and stays.
+        shield.protect_new(2, &dead);
+        shield.protect_new(2, &new);
+        for kept in [&before, &during, &dead, &new] {
+            assert!(shield.keeps(kept) && shield.protect(2, kept).is_ok(), "{kept:?}");
+        }
+        shield.end_collection();
+        shield.begin_collection(start);
+        assert!(shield.keeps(&new), "the put is still under way");
+        shield.remove_session(2);
+        shield.begin_collection(start);
+        assert!(!shield.keeps(&new), "a put that is over protects no more");
+    }
+}

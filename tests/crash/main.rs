@@ -43,8 +43,12 @@ fn whatever_the_crash_what_was_acknowledged_is_there() {
         for survivors in Survivors::ALL {
             check(&disk.crash(survivors), &run, &format!("stop {stop}, {survivors:?}, during {:?}", run.attempted));
         }
+        // The process is killed, the store is opened again, and then the power fails: what that open took in must be durable.
+        let killed = disk.crash(Survivors::Written);
+        drop(scenario::open(&killed).unwrap());
+        check(&killed.crash(Survivors::Synced), &run, &format!("stop {stop}, opened, then the power failed"));
     });
-    eprintln!("crash matrix: {count} operations × {} kinds of survivors", Survivors::ALL.len());
+    eprintln!("crash matrix: {count} operations × {} kinds of crash", Survivors::ALL.len() + 1);
 }
 
 /// Of how many crashes one is followed by a second. A prime, so that it meets every part of a commit.
