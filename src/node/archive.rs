@@ -18,7 +18,6 @@ use crate::manifest::Manifest;
 use crate::monitor::Monitor;
 use crate::node::report::{ArchiveReport, Timestamp};
 use crate::node::store::Store;
-use crate::refs::{RefChange, VersionEntry};
 use crate::store::{ArchiveReader, ArchiveRecord, EncodedChunk, RecordKind, archive_header};
 
 /// How an archive is imported.
@@ -145,26 +144,8 @@ impl Store {
         }
         let target = options.name.clone().unwrap_or_else(|| PutName { key: manifest.key.clone(), label: None });
         let (hash, payload) = (first.hash, &first.payload);
-        let mut version = 0;
-        session.commit(&EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, payload }, |session| {
-            version = self.inner.chunks.refs(&target.key)?.last_number + 1;
-            let entry = VersionEntry {
-                manifest: hash,
-                manifest_bytes: manifest_bytes.len() as u64,
-                bytes: manifest.bytes(),
-                stored_bytes: session.stored_bytes(),
-                chunks: manifest.chunks.len() as u64,
-                new_chunks: session.new_chunks(),
-                created_unix_ms: Timestamp::now().0,
-                expires_unix_ms: None,
-                single: manifest.single,
-                meta: manifest.meta.clone(),
-            };
-            let label =
-                target.label.clone().map(|label| RefChange::Label { key: target.key.clone(), label, number: version });
-            let version = RefChange::Version { key: target.key.clone(), number: version, entry };
-            Ok(std::iter::once(version).chain(label).collect())
-        })?;
+        let record = EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, payload };
+        let version = self.commit_version(&session, &target, &manifest, &record, Timestamp::now().0, None)?;
         monitor.finish();
         Ok(ArchiveReport {
             key: target.key,

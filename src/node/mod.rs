@@ -4,11 +4,12 @@
 //! straight lines run through it:
 //!
 //! - put: `payload` (what is there) → `put` (one file after another) → `unchanged` (the same as last time?) → `stripe` (read) →
-//!   `ingest` (cut, hash, look up, encode, append) → `put` again (manifest, commit);
+//!   `ingest` (cut, hash, look up, encode, append) → `put` again (manifest) → `commit`;
 //! - get: `version` (key to manifest) → `get` (where it goes) → `fetch` (cache, packs, hash check) → `get` again (rename).
 
 mod archive;
 mod blob_hash;
+mod commit;
 mod config;
 mod fetch;
 mod get;

@@ -20,7 +20,7 @@ use crate::node::report::{PutReport, Timestamp};
 use crate::node::store::Store;
 use crate::node::stripe::StripeSource;
 use crate::node::unchanged::{self, Earlier};
-use crate::refs::{Meta, RefChange, VersionEntry};
+use crate::refs::Meta;
 use crate::split::{Layout, Segment, recognise};
 use crate::store::{EncodedChunk, Session};
 
@@ -216,30 +216,12 @@ impl Put<'_> {
         let codec = Encoder::new(self.options.effort).encode_frame(&bytes, &mut frame);
         let hash = Hash::of(&bytes);
         let payload = if codec == Codec::Raw { &bytes } else { &frame };
-        let mut version = 0;
-        self.session.commit(&EncodedChunk { hash, plain_len: bytes.len() as u32, codec, payload }, |session| {
-            version = self.store.inner.chunks.refs(&name.key)?.last_number + 1;
-            let created = manifest.created_unix_ms;
-            let entry = VersionEntry {
-                manifest: hash,
-                manifest_bytes: bytes.len() as u64,
-                bytes: manifest.bytes(),
-                stored_bytes: session.stored_bytes(),
-                chunks: manifest.chunks.len() as u64,
-                new_chunks: session.new_chunks(),
-                created_unix_ms: created,
-                expires_unix_ms: self.options.ttl.map(|ttl| created.saturating_add(ttl.as_millis() as u64)),
-                single: manifest.single,
-                meta: manifest.meta.clone(),
-            };
-            let label = name.label.iter().map(|label| RefChange::Label {
-                key: name.key.clone(),
-                label: label.clone(),
-                number: version,
-            });
-            let version = RefChange::Version { key: name.key.clone(), number: version, entry };
-            Ok(std::iter::once(version).chain(label).collect())
-        })?;
+        let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, payload };
+        let created = manifest.created_unix_ms;
+        // A time to live beyond all clocks is one that never ends, not one that wraps around.
+        let ttl_ms = self.options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let expires = ttl_ms.map(|ttl| created.saturating_add(ttl));
+        let version = self.store.commit_version(self.session, name, manifest, &record, created, expires)?;
         Ok(PutReport {
             key: name.key.clone(),
             version,
