@@ -34,22 +34,20 @@ fn content(len: usize) -> impl Strategy<Value = Vec<u8>> {
 
 /// A payload, and runs with small cut sizes that cover it.
 fn payload_and_runs() -> impl Strategy<Value = (Vec<u8>, Vec<Run>)> {
-    let sizes =
-        prop::sample::select(vec![(64, 256, 1024, 1), (64, 256, 1024, 8), (128, 512, 2048, 4), (64, 1024, 8192, 8)]);
+    let by_content = [(64, 256, 1024, 1), (64, 256, 1024, 8), (128, 512, 2048, 4), (64, 1024, 8192, 8)];
+    let by_content = by_content.map(|(min, average, max, align)| CutSizes::new(min, average, max, align).unwrap());
+    let fixed = [(256, 320), (1024, 1024), (1000, 8000)].map(|(len, last)| CutSizes::fixed(len, last).unwrap());
+    let sizes = prop::sample::select([&by_content[..], &fixed].concat());
     let runs = prop::collection::vec((prop_oneof![1_u64..100, 100_u64..20_000], sizes), 1..20);
     runs.prop_flat_map(|lens| {
         let total: u64 = lens.iter().map(|(len, _)| len).sum();
         let mut at = 0;
         let runs: Vec<Run> = lens
             .into_iter()
-            .map(|(len, (min, average, max, align))| {
+            .map(|(len, sizes)| {
                 let span = Span::new(at, len);
                 at = span.end();
-                Run {
-                    span,
-                    width: ElementWidth::from_bytes(align),
-                    sizes: CutSizes::new(min, average, max, align).unwrap(),
-                }
+                Run { span, width: ElementWidth::from_bytes(sizes.align()), sizes }
             })
             .collect();
         (content(total as usize), Just(runs))

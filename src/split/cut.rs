@@ -1,4 +1,4 @@
-//! Content-defined cut points inside one run of bytes: FastCDC v2020, normalization level 1, no seed.
+//! Cut points inside one run of bytes: at fixed lengths in tensors, by FastCDC v2020 (normalization level 1, no seed) in everything else.
 //!
 //! Invariant: where the next cut falls depends only on the bytes after the last cut, on the sizes, and on where the run ends. So a
 //! cutter has no memory, and whoever starts at a cut of the serial cutter finds all of its later cuts.
@@ -20,14 +20,27 @@ pub struct CutSizes {
 }
 
 impl CutSizes {
-    /// For tensors of a recognised format. Weights change in place and seldom move, so large chunks dedup as well as small ones.
-    /// Cuts are aligned to 8 bytes from the run's start, so that no chunk starts inside an element.
-    pub const TENSOR: CutSizes = CutSizes { min: 64 << 10, average: 256 << 10, max: 1 << 20, align: 8 };
+    /// For tensors of a recognised format: a cut every 256 KiB, and a last chunk of at most 320 KiB.
+    ///
+    /// Weights change in place, a little in every element. Cuts that follow the content would fall elsewhere after each step of
+    /// training; at fixed lengths, each chunk of a tensor faces the same elements in every version, which is what a delta needs, and
+    /// one tensor has the same chunks wherever it appears.
+    pub const TENSOR: CutSizes = CutSizes { min: 256 << 10, average: 256 << 10, max: 320 << 10, align: 256 << 10 };
 
     /// For everything else. Cuts are not aligned: one byte inserted would else move every later cut against its content.
     pub const OPAQUE: CutSizes = CutSizes { min: 16 << 10, average: 64 << 10, max: 256 << 10, align: 1 };
 
-    /// Sizes of one's own, for tests and measurements.
+    /// A cut every `len` bytes, but none where the run ends within `last` bytes: for tests and measurements. `len` is a multiple of 8,
+    /// `last` is between that and [`CHUNK_BYTES`].
+    pub fn fixed(len: usize, last: usize) -> Result<CutSizes> {
+        if len == 0 || !len.is_multiple_of(8) || last < len || last > CHUNK_BYTES {
+            let why = "the length is a multiple of 8, the last one between it and 1 MiB".to_owned();
+            return Err(Error::Syntax { what: "cut sizes", input: format!("{len}/{last}"), why });
+        }
+        Ok(CutSizes { min: len, average: len, max: last, align: len })
+    }
+
+    /// Sizes of one's own for content-defined cuts, for tests and measurements.
     ///
     /// `fastcdc` checks its sizes in debug builds only, hence the rules here: 64 ≤ min ≤ average ≤ max ≤ [`CHUNK_BYTES`], average
     /// a power of two of at least 256 (it selects the masks, and no rounding of a logarithm may decide a format), max at
@@ -73,6 +86,16 @@ impl CutSizes {
         self.align
     }
 
+    /// Whether cuts ignore the content.
+    const fn is_fixed(&self) -> bool {
+        self.align == self.average
+    }
+
+    /// The length of every chunk of constant content, but for the last one of a run.
+    pub(super) const fn constant_step(&self) -> usize {
+        if self.is_fixed() { self.average } else { self.max }
+    }
+
     /// The length of the chunk that starts at `bytes`, which begin at a cut.
     ///
     /// `reaches_end` says that `bytes` stop where the run does. `None` when there are no bytes, or when more of the run is needed
@@ -80,6 +103,9 @@ impl CutSizes {
     pub fn next_cut(&self, bytes: &[u8], reaches_end: bool) -> Option<usize> {
         if bytes.is_empty() || (bytes.len() < self.max && !reaches_end) {
             return None;
+        }
+        if self.is_fixed() {
+            return Some(if bytes.len() <= self.max && reaches_end { bytes.len() } else { self.average });
         }
         let bits = self.average.ilog2() as usize;
         let (strict, relaxed) = (MASKS[bits + 1], MASKS[bits - 1]);
@@ -111,7 +137,7 @@ mod tests {
 
     #[test]
     fn sizes_that_fastcdc_would_only_debug_assert_are_refused() {
-        assert!(CutSizes::new(64 << 10, 256 << 10, 1 << 20, 8).is_ok_and(|sizes| sizes == CutSizes::TENSOR));
+        assert!(CutSizes::new(64 << 10, 256 << 10, 1 << 20, 8).is_ok());
         assert!(CutSizes::new(16 << 10, 64 << 10, 256 << 10, 1).is_ok_and(|sizes| sizes == CutSizes::OPAQUE));
         for (min, average, max, align) in [
             (0, 256, 1024, 1),
@@ -158,6 +184,24 @@ mod tests {
             start = end;
         }
         assert_eq!(start, bytes.len());
+    }
+
+    #[test]
+    fn tensors_are_cut_at_fixed_lengths_and_their_last_chunk_is_no_crumb() {
+        const KIB: usize = 1 << 10;
+        let bytes = noise(900 * KIB);
+        for (len, cuts) in [
+            (0, vec![]),
+            (1, vec![1]),
+            (320 * KIB, vec![320 * KIB]),
+            (320 * KIB + 1, vec![256 * KIB, 320 * KIB + 1]),
+            (900 * KIB, vec![256 * KIB, 512 * KIB, 768 * KIB, 900 * KIB]),
+            (832 * KIB, vec![256 * KIB, 512 * KIB, 832 * KIB]),
+        ] {
+            assert_eq!(cut_run(&bytes[..len], &CutSizes::TENSOR), cuts, "{len}");
+        }
+        assert_eq!(CutSizes::TENSOR.next_cut(&bytes[..320 * KIB - 1], false), None);
+        assert_eq!(CutSizes::TENSOR.next_cut(&bytes[..320 * KIB], false), Some(256 * KIB));
     }
 
     #[test]

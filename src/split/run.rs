@@ -11,6 +11,9 @@ use super::layout::{Layout, Segment};
 /// A segment or a gap below this many bytes is cut together with its neighbours.
 pub const GROUP_BYTES: u64 = 64 << 10;
 
+/// A group that holds this many bytes is complete: it makes one chunk, and what follows is cut anew.
+const GROUP_FULL_BYTES: u64 = 256 << 10;
+
 /// A stretch of a payload that starts and ends at a forced cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
@@ -98,7 +101,11 @@ impl Runs {
             Some(if group.width.is_none_or(|common| common == width) { width } else { ElementWidth::Unknown });
         group.tensor = Some(tensor);
         group.span.len += span.len;
+        let full = group.span.len >= GROUP_FULL_BYTES;
         self.end = span.end();
+        if full {
+            self.flush();
+        }
     }
 
     /// A run of one piece: a large segment, or a gap.
@@ -164,6 +171,13 @@ mod tests {
         // The gap before a small segment belongs to its group, the one at the end does not.
         let expected = [(0, 10), (10, 290), (300, BIG), (300 + BIG, 108), (408 + BIG, 92)];
         assert_eq!(spans(&small, 500 + BIG), expected);
+    }
+
+    #[test]
+    fn a_group_ends_once_it_is_full() {
+        let len = 40 << 10;
+        let segments: Vec<_> = (0..10).map(|n| (n * len, len, "F32")).collect();
+        assert_eq!(spans(&segments, 10 * len), [(0, 7 * len), (7 * len, 3 * len)]);
     }
 
     #[test]

@@ -177,7 +177,7 @@ fn guess(runs: &[Run], window: Window<'_>, stripe: Span) -> u64 {
     let probe_len = stripe.len.min(span.end() - stripe.offset).min(CONSTANT_PROBE_BYTES as u64);
     let probe = window.bytes(Span::new(stripe.offset, probe_len));
     let constant = probe.windows(2).all(|pair| pair[0] == pair[1]);
-    let step = if constant { sizes.max() } else { sizes.align() };
+    let step = if constant { sizes.constant_step() } else { sizes.align() };
     (span.offset + inside.next_multiple_of(step as u64)).min(span.end())
 }
 
@@ -213,17 +213,19 @@ mod tests {
     #[test]
     fn zeros_are_met_by_the_guess_wherever_their_run_starts() {
         let bytes = vec![0; 12 << 20];
-        let runs = [run(0, 1003, CutSizes::OPAQUE), run(1003, bytes.len() as u64 - 1003, CutSizes::TENSOR)];
-        let (chunks, recut) = settle_all(&runs, &bytes, 4 << 20);
-        assert_eq!(chunks, cut_all(&runs, &bytes));
-        assert!(recut <= 2, "{recut} of {} chunks", chunks.len());
+        for sizes in [CutSizes::OPAQUE, CutSizes::TENSOR, CutSizes::new(64 << 10, 256 << 10, 1 << 20, 8).unwrap()] {
+            let runs = [run(0, 1003, CutSizes::OPAQUE), run(1003, bytes.len() as u64 - 1003, sizes)];
+            let (chunks, recut) = settle_all(&runs, &bytes, 4 << 20);
+            assert_eq!(chunks, cut_all(&runs, &bytes));
+            assert!(recut <= 2, "{recut} of {} chunks", chunks.len());
+        }
     }
 
     #[test]
     fn the_guess_is_met_within_a_few_chunks() {
         let mut bytes = vec![0; 24 << 20];
         blake3::Hasher::new().update(b"stripes").finalize_xof().fill(&mut bytes);
-        for sizes in [CutSizes::TENSOR, CutSizes::OPAQUE] {
+        for sizes in [CutSizes::TENSOR, CutSizes::OPAQUE, CutSizes::new(64 << 10, 256 << 10, 1 << 20, 8).unwrap()] {
             let runs = [run(0, 1001, sizes), run(1001, bytes.len() as u64 - 1001, sizes)];
             let (chunks, recut) = settle_all(&runs, &bytes, 3 << 20);
             assert_eq!(chunks, cut_all(&runs, &bytes));
