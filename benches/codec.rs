@@ -57,7 +57,7 @@ fn codec(criterion: &mut Criterion) {
         let mut decoder = Decoder::new();
         let mut out = vec![0; plain.len()];
         group.bench_function(format!("decode {codec}"), |bench| {
-            bench.iter(|| decoder.decode_into(codec, black_box(&stored), &mut out));
+            bench.iter(|| decoder.decode_into(codec, black_box(&stored), None, &mut out));
         });
         group.finish();
     }

@@ -96,7 +96,7 @@ fn each_kind_of_record_is_written_and_read_as_ever() {
         assert_eq!((header.record_len(), header.depth, header.has_base), (bytes.len() as u64, 0, false));
         let mut decoded = Vec::new();
         match kind {
-            RecordKind::Chunk => Decoder::new().decode(codec, &found, plain.len(), &mut decoded).unwrap(),
+            RecordKind::Chunk => Decoder::new().decode(codec, &found, plain.len(), None, &mut decoded).unwrap(),
             RecordKind::Manifest => decoded = Decoder::new().decode_frame(&found, plain.len()).unwrap(),
             _ => decoded = found,
         }

@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     // What the buffer held before must not show.
     let mut plain = vec![0xa5; 100];
     if let Some(codec) = Codec::from_byte(codec) {
-        let outcome = decoder.decode(codec, bytes, plain_len, &mut plain);
+        let outcome = decoder.decode(codec, bytes, plain_len, None, &mut plain);
         assert!(outcome.is_err() || plain.len() == plain_len);
         assert!(outcome.is_err() || plain_len <= limits::CHUNK_BYTES);
         if let Ok(document) = decoder.decode_frame(bytes, plain_len) {
@@ -26,6 +26,6 @@ fuzz_target!(|bytes: &[u8]| {
     let mut stored = Vec::new();
     let codec = Encoder::new(effort).encode(bytes, width, &mut stored);
     let stored = if codec == Codec::Raw { bytes } else { &stored };
-    let outcome = decoder.decode(codec, stored, bytes.len(), &mut plain);
+    let outcome = decoder.decode(codec, stored, bytes.len(), None, &mut plain);
     assert!(outcome.is_ok() && plain == bytes, "{codec} {outcome:?}");
 });

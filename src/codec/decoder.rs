@@ -5,6 +5,7 @@
 //! the caller to check, by the chunk's hash.
 
 use super::CodecError;
+use super::delta;
 use super::frame::FrameReader;
 use super::planes::PlanesReader;
 use crate::chunk::Codec;
@@ -29,21 +30,30 @@ impl Decoder {
     }
 
     /// Decodes `stored` into `out`, which becomes `plain_len` bytes long; what it held before is lost.
+    ///
+    /// `base` are the plain bytes of the chunk that a delta was taken against; other codecs ignore it.
     pub fn decode(
         &mut self,
         codec: Codec,
         stored: &[u8],
         plain_len: usize,
+        base: Option<&[u8]>,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
         check_len(plain_len)?;
         // Not cleared first: only growth needs zeroes, the rest is overwritten.
         out.resize(plain_len, 0);
-        self.decode_into(codec, stored, out)
+        self.decode_into(codec, stored, base, out)
     }
 
     /// Decodes `stored` into `out`, which it must fill exactly.
-    pub fn decode_into(&mut self, codec: Codec, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+    pub fn decode_into(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        base: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(), CodecError> {
         check_len(out.len())?;
         match codec {
             Codec::Raw if stored.len() == out.len() => {
@@ -53,8 +63,12 @@ impl Decoder {
             Codec::Raw if stored.len() < out.len() => Err(CodecError::Truncated),
             Codec::Raw => Err(CodecError::Invalid("more raw bytes than the chunk has")),
             Codec::Zstd => self.frames.read(stored, out),
-            Codec::Planes => self.planes.read(stored, out),
-            Codec::Delta | Codec::DeltaCtx => Err(CodecError::Unsupported(codec)),
+            Codec::Planes => self.planes.read(stored, out).map(drop),
+            Codec::Delta => {
+                let base = base.ok_or(CodecError::BaseMissing(codec))?;
+                delta::read(&mut self.planes, stored, base, out)
+            }
+            Codec::DeltaCtx => Err(CodecError::Unsupported(codec)),
         }
     }
 

@@ -4,6 +4,7 @@
 //! plain bytes by 1/64 at least, or the codec is raw. Samples decide which encodings are tried; equal input, width, effort and
 //! history-free contexts make the output a function of the input alone.
 
+use super::delta;
 use super::entropy;
 use super::frame::FrameWriter;
 use super::planes::PlanesWriter;
@@ -12,6 +13,9 @@ use crate::limits;
 
 /// An encoding must save this part of a chunk: less is not worth its decoding.
 const WORTH_PART: usize = 64;
+
+/// A difference to a base must save this part of the stand-alone encoding: less is not worth reading the base.
+const DELTA_WORTH_PART: usize = 20;
 
 /// Chunks up to this length are cheaper to encode both ways than to sample.
 const SMALL_BYTES: usize = 16 << 10;
@@ -34,6 +38,8 @@ pub enum Effort {
     /// zstd at level 3, and every encoding that may pay.
     #[default]
     Default,
+    /// As the default, and differences to a base in the form that takes most time: for archives.
+    Compact,
 }
 
 /// Encodes chunks. One per worker: contexts and buffers are kept from chunk to chunk, and new ones cost 15–45 % of the speed.
@@ -42,6 +48,7 @@ pub struct Encoder {
     frames: FrameWriter,
     trial: FrameWriter,
     second: Vec<u8>,
+    difference: Vec<u8>,
 }
 
 /// The encodings worth trying on a chunk.
@@ -58,13 +65,14 @@ impl Encoder {
     pub fn new(effort: Effort) -> Encoder {
         let level = match effort {
             Effort::Fast => 1,
-            Effort::Default => 3,
+            Effort::Default | Effort::Compact => 3,
         };
         Encoder {
-            planes: PlanesWriter::new(effort == Effort::Default),
+            planes: PlanesWriter::new(effort != Effort::Fast),
             frames: FrameWriter::with_level(level),
             trial: FrameWriter::with_level(1),
             second: Vec::new(),
+            difference: Vec::new(),
         }
     }
 
@@ -96,6 +104,25 @@ impl Encoder {
         }
         out.clear();
         Codec::Raw
+    }
+
+    /// Encodes `plain` as [`encode`](Encoder::encode) does, or as differences to `base` where that saves another twentieth.
+    ///
+    /// `base` is the plain bytes of another chunk, of any length; a delta decodes only with the same bytes at hand.
+    pub fn encode_against(&mut self, plain: &[u8], width: ElementWidth, base: &[u8], out: &mut Vec<u8>) -> Codec {
+        let alone = self.encode(plain, width, out);
+        if plain.len() > limits::CHUNK_BYTES || base.is_empty() {
+            return alone;
+        }
+        let alone_len = if alone == Codec::Raw { plain.len() } else { out.len() };
+        self.second.clear();
+        let width = width.bytes().unwrap_or(0);
+        delta::append(&mut self.planes, plain, width, base, &mut self.difference, &mut self.second);
+        if self.second.len() + alone_len.div_ceil(DELTA_WORTH_PART) > alone_len {
+            return alone;
+        }
+        std::mem::swap(out, &mut self.second);
+        Codec::Delta
     }
 
     /// Encodes `plain`, a document of any length such as a manifest, as one zstd frame in `out`; [`Codec::Raw`] and an empty `out`

@@ -5,6 +5,7 @@
 //! | raw | the plain bytes | what nothing shortens by 1/64 |
 //! | zstd | one standard zstd frame | text, code, whatever repeats |
 //! | planes | byte planes of the elements (byte map in `planes.rs`) | weights and gradients, whose exponents repeat and whose mantissas are noise |
+//! | delta | differences to a base chunk's elements, in planes (byte map in `delta.rs`) | the same tensor of an earlier version |
 //!
 //! **Why planes.** A trained weight's exponent takes a few of its 256 values most of the time, its mantissa all values alike. Side by
 //! side the two hide each other from a byte-wise coder; apart, the exponents shrink to a third and the mantissas are copied.
@@ -15,6 +16,8 @@
 //! [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) long, and stored bytes are hostile until the chunk's hash says otherwise.
 
 mod decoder;
+mod delta;
+mod difference;
 mod encoder;
 mod entropy;
 mod frame;
@@ -43,6 +46,10 @@ pub enum CodecError {
     /// A codec that this version only knows by name.
     #[error("this version of caskad cannot read chunks encoded as {0}; use a newer one")]
     Unsupported(Codec),
+
+    /// A delta without the chunk that it was taken against.
+    #[error("a chunk encoded as {0} cannot be decoded without its base")]
+    BaseMissing(Codec),
 
     /// The plain length is over the limit, so nothing was allocated for it.
     #[error("a chunk of {plain_len} bytes is over the limit of {}", limits::CHUNK_BYTES)]

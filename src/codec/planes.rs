@@ -75,8 +75,8 @@ impl PlanesReader {
         PlanesReader { plane: PlaneReader::new(), room: Vec::new() }
     }
 
-    /// Decodes the payload `stored` into `out`, which it must fill.
-    pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+    /// Decodes the payload `stored` into `out`, which it must fill, and tells the element width.
+    pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
         let (&[width], stored) = stored.split_first_chunk().ok_or(CodecError::Truncated)?;
         let width = usize::from(width);
         if !matches!(width, 1 | 2 | 4 | 8) {
@@ -109,6 +109,6 @@ impl PlanesReader {
         }
         transpose::join(&planes[..width], elements);
         tail.copy_from_slice(body);
-        Ok(())
+        Ok(width)
     }
 }

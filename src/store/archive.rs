@@ -46,7 +46,7 @@ impl ArchiveRecord {
             (RecordKind::Manifest, _) => {
                 plain = decoder.decode_frame(&self.payload, len).map_err(|why| why.to_string())?
             }
-            _ => decoder.decode(self.codec, &self.payload, len, &mut plain).map_err(|why| why.to_string())?,
+            _ => decoder.decode(self.codec, &self.payload, len, None, &mut plain).map_err(|why| why.to_string())?,
         }
         match plain.len() == len && Hash::of(&plain) == self.hash {
             true => Ok(plain),

@@ -35,7 +35,7 @@ impl ChunkReader {
         }
         let stored = &self.record[RECORD_HEADER_BYTES..];
         self.decoder
-            .decode_into(header.codec, stored, plain)
+            .decode_into(header.codec, stored, None, plain)
             .map_err(|error| damaged(hash, entry.position, error.to_string()))?;
         match Hash::of(plain) == *hash {
             true => Ok(()),
