@@ -26,7 +26,7 @@ fn append(store: &ChunkStore, payloads: impl Iterator<Item = (Hash, Vec<u8>)>) {
     let session = store.begin().unwrap();
     for (hash, payload) in payloads {
         let plain_len = payload.len() as u32;
-        session.append(&EncodedChunk { hash, plain_len, codec: Codec::Raw, payload: &payload }).unwrap();
+        session.append(&EncodedChunk { hash, plain_len, codec: Codec::Raw, base: None, payload: &payload }).unwrap();
     }
     store.checkpoint().unwrap();
 }

@@ -113,6 +113,11 @@ impl Codec {
         }
     }
 
+    /// True where decoding takes the bytes of a base chunk.
+    pub const fn has_base(self) -> bool {
+        matches!(self, Codec::Delta | Codec::DeltaCtx)
+    }
+
     /// The word that reports use.
     pub const fn name(self) -> &'static str {
         match self {

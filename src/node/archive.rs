@@ -144,7 +144,7 @@ impl Store {
         }
         let target = options.name.clone().unwrap_or_else(|| PutName { key: manifest.key.clone(), label: None });
         let (hash, payload) = (first.hash, &first.payload);
-        let record = EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, payload };
+        let record = EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, base: None, payload };
         let version = self.commit_version(&session, &target, &manifest, &record, Timestamp::now().0, None)?;
         monitor.finish();
         Ok(ArchiveReport {
@@ -176,6 +176,6 @@ impl Store {
             return Ok(());
         }
         let (hash, plain_len, codec) = (record.hash, record.plain_len, record.codec);
-        session.append(&EncodedChunk { hash, plain_len, codec, payload: &record.payload })
+        session.append(&EncodedChunk { hash, plain_len, codec, base: None, payload: &record.payload })
     }
 }

@@ -43,7 +43,7 @@ impl<'a> Fetcher<'a> {
             self.sources.cache.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        self.reader.read(&chunk.hash, plain)?;
+        self.reader.read_with(&chunk.hash, plain, &|base| cache.get(base))?;
         self.sources.store.fetch_add(1, Ordering::Relaxed);
         if self.keep && cache.admits(plain.len()) {
             cache.put(chunk.hash, Arc::from(&*plain));

@@ -140,7 +140,7 @@ impl<'a> Ingest<'a> {
         }
         let codec = encoder.encode(plain, width, encoded);
         let payload = if codec == Codec::Raw { plain } else { encoded };
-        self.session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, payload })?;
+        self.session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, base: None, payload })?;
         Ok(chunk)
     }
 }

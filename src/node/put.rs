@@ -216,7 +216,7 @@ impl Put<'_> {
         let codec = Encoder::new(self.options.effort).encode_frame(&bytes, &mut frame);
         let hash = Hash::of(&bytes);
         let payload = if codec == Codec::Raw { &bytes } else { &frame };
-        let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, payload };
+        let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };
         let created = manifest.created_unix_ms;
         // A time to live beyond all clocks is one that never ends, not one that wraps around.
         let ttl_ms = self.options.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));

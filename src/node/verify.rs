@@ -24,7 +24,8 @@ use crate::refs::Entity;
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
     ///
-    /// A chunk that is found damaged counts as not stored from then on: putting the same bytes again heals it.
+    /// A chunk that is found damaged counts as not stored from then on, and so does each that is a delta against it: putting the same
+    /// bytes again heals both.
     pub fn verify(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<VerifyReport> {
         let started = Instant::now();
         let (number, entry) = self.resolve(wanted)?;
@@ -127,10 +128,9 @@ impl Store {
                 match reader.read(&chunk.hash, &mut plain) {
                     Ok(()) => {}
                     Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
-                        let lost = matches!(error, Error::Damaged { .. });
                         bad.lock()
                             .unwrap_or_else(PoisonError::into_inner)
-                            .insert(chunk.hash, (lost, error.to_string()));
+                            .insert(chunk.hash, (reader.culprit(), error.to_string()));
                     }
                     Err(error) => return Err(error),
                 }
@@ -141,8 +141,9 @@ impl Store {
         let work = || work().inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed));
         in_parallel(self.threads().get(), work)?;
         let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let lost = bad.iter().filter(|(_, (lost, _))| *lost).map(|(hash, _)| *hash);
-        if !bad.is_empty() && !self.is_read_only() {
+        // Where a base is damaged, its deltas are not: once it is stored again, they can be read.
+        let lost: HashSet<Hash> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
+        if !lost.is_empty() && !self.is_read_only() {
             self.inner.chunks.forget_damaged(lost)?;
         }
         Ok(bad.into_iter().map(|(hash, (_, why))| (hash, why)).collect())

@@ -61,7 +61,8 @@ impl ChunkStore {
     }
 
     /// Drops the index entries of `chunks`, which were found damaged, so that the next put of the same bytes stores them anew.
-    /// Their versions keep failing until then, and the damaged records stay in their packs.
+    /// Their versions keep failing until then, and so do those with deltas against them, which count as not stored meanwhile; the
+    /// damaged records stay in their packs.
     pub fn forget_damaged(&self, chunks: impl IntoIterator<Item = Hash>) -> Result<()> {
         self.writable()?;
         let mut removed = Vec::new();

@@ -1,6 +1,6 @@
 //! [`ChunkStore`]: the log of packs and its index as one thing that chunks, manifests and refs are appended to and read from.
 //!
-//! Locks are taken in this order: `collecting`, `commit`, `checkpoint`, `shield`, `log`, then the index's own; `pending` and
+//! Locks are taken in this order: `collecting`, `commit`, `chains`, `checkpoint`, `shield`, `log`, then the index's own; `pending` and
 //! `readers` are held for single look-ups only. A caller's code runs under `commit` alone: what it decides there (a version number,
 //! whether a pin forbids a removal) still holds when its refs become visible.
 //!
@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) shield: Mutex<Shield>,
     /// Held while version numbers are given out, until the refs that use them are visible.
     pub(super) commit: Mutex<()>,
+    /// Held while a chunk gets a base: the chain that was found below it is still that when its record is appended.
+    pub(super) chains: Mutex<()>,
     pub(super) checkpoint: Mutex<()>,
     pub(super) collecting: Mutex<()>,
     readers: Mutex<LruCache<PackId, Arc<dyn ObjectReader>>>,
@@ -134,6 +136,7 @@ impl ChunkStore {
                 pending: RwLock::default(),
                 shield: Mutex::default(),
                 commit: Mutex::default(),
+                chains: Mutex::default(),
                 checkpoint: Mutex::default(),
                 collecting: Mutex::default(),
                 readers: Mutex::new(LruCache::new(OPEN_PACKS)),
@@ -230,8 +233,8 @@ impl ChunkStore {
     }
 
     /// Appends a chunk or manifest record. It is found by [`locate`](ChunkStore::locate) at once, and durable after the next
-    /// [`checkpoint`](ChunkStore::checkpoint).
-    pub(super) fn append(&self, record: &Record<'_>) -> Result<RecordHeader> {
+    /// [`checkpoint`](ChunkStore::checkpoint). True if one is due.
+    pub(super) fn append_record(&self, record: &Record<'_>) -> Result<(RecordHeader, bool)> {
         self.writable()?;
         // A record that no reader would accept must not enter the log: recovery would cut it, and all that follows.
         let (found, limit) = (record.payload.len().max(record.plain_len as usize), record.kind.limit());
@@ -239,22 +242,15 @@ impl ChunkStore {
             let what = if record.kind == RecordKind::Manifest { "a manifest, in bytes," } else { "a chunk, in bytes," };
             return Err(Error::Limit { what, found: found as u64, limit: limit as u64 });
         }
-        let (header, full) = {
-            let mut log = lock(&self.inner.log);
-            let (header, position) = log.writer.append(record)?;
-            let entry = Entry::of(&header, record.base, position);
-            let pending = ((record.kind, record.hash), entry);
-            self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).extend([pending]);
-            log.bytes_since_checkpoint += header.record_len();
-            log.entries_since_checkpoint += 1;
-            let full =
-                log.bytes_since_checkpoint >= CHECKPOINT_BYTES || log.entries_since_checkpoint >= CHECKPOINT_ENTRIES;
-            (header, full)
-        };
-        if full {
-            self.checkpoint()?;
-        }
-        Ok(header)
+        let mut log = lock(&self.inner.log);
+        let (header, position) = log.writer.append(record)?;
+        let entry = Entry::of(&header, record.base, position);
+        let pending = ((record.kind, record.hash), entry);
+        self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).extend([pending]);
+        log.bytes_since_checkpoint += header.record_len();
+        log.entries_since_checkpoint += 1;
+        let full = log.bytes_since_checkpoint >= CHECKPOINT_BYTES || log.entries_since_checkpoint >= CHECKPOINT_ENTRIES;
+        Ok((header, full))
     }
 
     /// Syncs the log, then commits to the index what was appended before the call. Entries and refs become visible to other

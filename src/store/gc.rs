@@ -16,7 +16,7 @@
 //! to remove: it is dropped with its pack, unless it alone remembers which version number was given out last.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -31,7 +31,7 @@ use crate::store::pack::{
 use crate::store::recovery::list_packs;
 use crate::store::refs::decode_ref;
 use crate::store::scan::{Found, Walk, walk_pack};
-use crate::store::shield::LiveSet;
+use crate::store::shield::{Bases, LiveSet};
 
 /// A pack is repacked when less than this share of it is live.
 const MIN_LIVE: f64 = 0.8;
@@ -107,11 +107,18 @@ impl ChunkStore {
     ) -> Result<SweepReport> {
         let mut live = LiveSet::default();
         mark(&mut live)?;
-        self.add_bases(&mut live)?;
+        let mut bases = Bases::default();
+        self.inner.index.for_each(|hash, entry| entry.base.iter().for_each(|base| bases.add(&hash, base)))?;
+        live.add_bases(&bases);
         let live = Arc::new(live);
-        if !dry_run {
-            lock(&self.inner.shield).condemn(Arc::clone(&live));
+        {
+            let mut shield = lock(&self.inner.shield);
+            shield.keep_bases(&bases);
+            if !dry_run {
+                shield.condemn(Arc::clone(&live));
+            }
         }
+        drop(bases);
         let Survey { dead, victims, pack_bytes } = self.survey(start, &live)?;
         let mut report = SweepReport { removed_chunks: dead.len() as u64, ..SweepReport::default() };
         if dry_run {
@@ -133,17 +140,6 @@ impl ChunkStore {
         report.kept_bytes = list_packs(&*self.inner.backend)?.iter().map(|&(_, len)| len).sum();
         report.reclaimed_bytes = pack_bytes.saturating_sub(report.kept_bytes);
         Ok(report)
-    }
-
-    /// Adds the bases that live deltas need, and theirs.
-    fn add_bases(&self, live: &mut LiveSet) -> Result<()> {
-        let mut grown = true;
-        while grown {
-            let mut bases = Vec::new();
-            self.inner.index.for_each(|hash, entry| bases.extend(entry.base.filter(|_| live.contains(&hash))))?;
-            grown = bases.iter().filter(|base| live.insert(base)).count() > 0;
-        }
-        Ok(())
     }
 
     /// Finds what is dead, and the packs that are worth copying. What lies behind `start` counts as live.
@@ -242,9 +238,14 @@ impl ChunkStore {
         bytes: &[u8],
         change: &mut IndexChange,
     ) -> Result<()> {
-        let found = self.inner.index.get(&header.hash, header.kind)?;
+        // While the log is locked: of two records of one chunk, the one that holds must stay the last, or an index that is built
+        // anew would prefer the other, whose base may be gone.
+        let mut log = lock(&self.inner.log);
+        let pending = self.inner.pending.read().unwrap_or_else(PoisonError::into_inner);
+        let pending = pending.get(&(header.kind, header.hash)).copied();
+        let found = pending.map_or_else(|| self.inner.index.get(&header.hash, header.kind), |entry| Ok(Some(entry)))?;
         if found.is_some_and(|entry| entry.position == from) {
-            let to = lock(&self.inner.log).writer.append_copy(bytes)?;
+            let to = log.writer.append_copy(bytes)?;
             let base: Option<Hash> = split_base(header, payload).and_then(|(base, _)| base);
             change.moved.push((header.hash, from, Entry::of(header, base, to)));
         }

@@ -8,7 +8,7 @@ use crate::hash::Hash;
 use crate::limits;
 use crate::refs::{RefChange, RefRecord};
 use crate::store::chunk_store::{ChunkStore, lock};
-use crate::store::entry::RefEntry;
+use crate::store::entry::{Entry, RefEntry};
 use crate::store::pack::{Record, RecordKind};
 use crate::store::refs::entity_key;
 
@@ -21,8 +21,21 @@ pub struct EncodedChunk<'a> {
     pub plain_len: u32,
     /// How `payload` is encoded.
     pub codec: Codec,
+    /// The chunk that `payload` is a difference to: there is one for the delta codecs, and only for those.
+    pub base: Option<Hash>,
     /// The encoded bytes.
     pub payload: &'a [u8],
+}
+
+/// A chunk that a delta may be taken against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// BLAKE3 of its plain bytes.
+    pub hash: Hash,
+    /// Plain bytes.
+    pub plain_len: u32,
+    /// Bases that lie below it: 0 for a chunk that stands alone.
+    pub depth: u8,
 }
 
 /// A put in flight. Shared by the threads that encode for it; dropping it uncommitted leaves only reclaimable bytes.
@@ -91,29 +104,84 @@ impl ChunkStore {
     }
 }
 
+impl EncodedChunk<'_> {
+    /// Its record, with `depth` bases below it.
+    pub(super) fn record(&self, depth: u8) -> Record<'_> {
+        let EncodedChunk { hash, plain_len, codec, base, payload } = *self;
+        Record { kind: RecordKind::Chunk, codec, depth, base, plain_len, hash, payload }
+    }
+}
+
 impl Session {
-    /// True if the chunk `hash` is stored; from then on it stays until this put ends.
+    /// True if the chunk `hash` is stored, and so are the bases that it needs; from then on they stay until this put ends.
+    ///
+    /// A delta whose base is gone counts as not stored: damage leaves such, and so do a crash in the middle of a sweep, and an index
+    /// rebuilt from packs that still have what was swept.
     pub fn has(&self, hash: &Hash) -> Result<bool> {
-        let protected = lock(&self.store.inner.shield).protect(self.id, hash);
-        let found = self.store.locate(hash, RecordKind::Chunk)?;
-        Ok(match protected {
-            Ok(()) => found.is_some(),
-            Err(start) => found.is_some_and(|entry| entry.position >= start),
-        })
+        self.rely_on(hash, |_, _| {})
+    }
+
+    /// The chunk `hash`, or the nearest of the bases below it, that has at most `depth` bases itself. `None` if it is not stored.
+    /// What was answered stays until this put ends, and so do its bases.
+    pub fn base(&self, hash: &Hash, depth: u8) -> Result<Option<Base>> {
+        let mut chain = Vec::new();
+        if !self.rely_on(hash, |hash, entry| chain.push((*hash, entry.plain_len)))? {
+            return Ok(None);
+        }
+        let shallow = (0..=depth).rev().find_map(|depth| Some((depth, *chain.iter().nth_back(depth.into())?)));
+        Ok(shallow.map(|(depth, (hash, plain_len))| Base { hash, plain_len, depth }))
+    }
+
+    /// Protects `hash` and its bases, and calls `visit` for each. False if one of them is not stored or about to be swept.
+    fn rely_on(&self, hash: &Hash, mut visit: impl FnMut(&Hash, &Entry)) -> Result<bool> {
+        let mut at = *hash;
+        for _ in 0..=limits::DELTA_DEPTH {
+            let protected = lock(&self.store.inner.shield).protect(self.id, &at);
+            let Some(entry) = self.store.locate(&at, RecordKind::Chunk)? else { return Ok(false) };
+            if protected.is_err_and(|start| entry.position < start) {
+                return Ok(false);
+            }
+            visit(&at, &entry);
+            match entry.base {
+                None => return Ok(true),
+                Some(base) => at = base,
+            }
+        }
+        Ok(false)
     }
 
     /// Appends a chunk that [`has`](Session::has) did not find. Durable with the commit.
+    ///
+    /// A delta needs a base that [`base`](Session::base) has answered with. It is not appended if another put has stored the chunk
+    /// meanwhile: that one's chain may lead here.
     pub fn append(&self, chunk: &EncodedChunk<'_>) -> Result<()> {
+        let refuse =
+            |why: &str| Err(Error::Syntax { what: "chunk", input: chunk.hash.to_string(), why: why.to_owned() });
         lock(&self.store.inner.shield).protect_new(self.id, &chunk.hash);
-        let header = self.store.append(&Record {
-            kind: RecordKind::Chunk,
-            codec: chunk.codec,
-            depth: 0,
-            base: None,
-            plain_len: chunk.plain_len,
-            hash: chunk.hash,
-            payload: chunk.payload,
-        })?;
+        let (header, full) = match chunk.base {
+            _ if chunk.codec.has_base() != chunk.base.is_some() => {
+                return refuse("a delta has a base, and no other encoding has");
+            }
+            None => self.store.append_record(&chunk.record(0))?,
+            Some(base) => {
+                let _chains = lock(&self.store.inner.chains);
+                if self.has(&chunk.hash)? {
+                    return Ok(());
+                }
+                let mut depth = 0;
+                if !self.rely_on(&base, |_, _| depth += 1)? {
+                    return refuse("its base is not stored; put it again");
+                }
+                if depth > limits::DELTA_DEPTH {
+                    let (found, limit) = (depth.into(), limits::DELTA_DEPTH.into());
+                    return Err(Error::Limit { what: "the number of bases below a delta", found, limit });
+                }
+                self.store.append_record(&chunk.record(depth))?
+            }
+        };
+        if full {
+            self.store.checkpoint()?;
+        }
         self.stored_bytes.fetch_add(header.record_len(), Ordering::Relaxed);
         self.new_chunks.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -140,15 +208,8 @@ impl Session {
     ) -> Result<()> {
         let _commit = lock(&self.store.inner.commit);
         lock(&self.store.inner.shield).protect_new(self.id, &manifest.hash);
-        let header = self.store.append(&Record {
-            kind: RecordKind::Manifest,
-            codec: manifest.codec,
-            depth: 0,
-            base: None,
-            plain_len: manifest.plain_len,
-            hash: manifest.hash,
-            payload: manifest.payload,
-        })?;
+        let record = Record { kind: RecordKind::Manifest, base: None, ..manifest.record(0) };
+        let (header, _) = self.store.append_record(&record)?;
         self.stored_bytes.fetch_add(header.record_len(), Ordering::Relaxed);
         self.store.append_refs(refs(self)?)?;
         self.store.checkpoint()

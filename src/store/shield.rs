@@ -1,8 +1,8 @@
 //! What keeps a chunk from the sweep while no ref reaches it yet: puts in flight.
 //!
 //! A put relies on chunks that it found stored, and on those that it appended, long before a ref names them. Each put therefore
-//! lists them here. While a collection runs, everything listed stays; a chunk that the collection has found dead is answered as
-//! *not stored*, so that a put which wants it stores it again.
+//! lists them here. While a collection runs, everything listed stays, and the bases that it needs; a chunk that the collection has
+//! found dead is answered as *not stored*, so that a put which wants it stores it again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,6 +23,22 @@ impl LiveSet {
     /// True if `hash` was added.
     pub fn contains(&self, hash: &Hash) -> bool {
         self.0.contains(&hash.prefix())
+    }
+
+    /// Adds the bases that its chunks need, and theirs.
+    pub(super) fn add_bases(&mut self, bases: &Bases) {
+        // Each pass goes at least one base deeper, and chains are short.
+        while bases.0.iter().filter(|(chunk, base)| self.0.contains(chunk) && self.0.insert(*base)).count() > 0 {}
+    }
+}
+
+/// Which chunk needs which base, both by the first eight bytes of their hashes.
+#[derive(Debug, Default)]
+pub(super) struct Bases(Vec<(u64, u64)>);
+
+impl Bases {
+    pub(super) fn add(&mut self, chunk: &Hash, base: &Hash) {
+        self.0.push((chunk.prefix(), base.prefix()));
     }
 }
 
@@ -87,6 +103,13 @@ impl Shield {
         self.collection = Some(Collection { start, kept, live: None });
     }
 
+    /// Lists the bases of what is listed. Those of what is listed from here on are listed with it, one by one.
+    pub(super) fn keep_bases(&mut self, bases: &Bases) {
+        if let Some(collection) = &mut self.collection {
+            collection.kept.add_bases(bases);
+        }
+    }
+
     /// From here on, what is neither in `live` nor listed counts as not stored.
     pub(super) fn condemn(&mut self, live: Arc<LiveSet>) {
         if let Some(collection) = &mut self.collection {
@@ -107,6 +130,29 @@ impl Shield {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bases_of_what_is_kept_are_kept() {
+        let [chunk, base, root, other, under] =
+            ["chunk", "base", "root", "other", "under"].map(|name| Hash::of(name.as_bytes()));
+        let mut bases = Bases::default();
+        for (chunk, base) in [(&base, &root), (&other, &under), (&chunk, &base)] {
+            bases.add(chunk, base);
+        }
+        let mut shield = Shield::default();
+        shield.add_session(1);
+        assert_eq!(shield.protect(1, &chunk), Ok(()));
+        shield.begin_collection(Position::default());
+        shield.keep_bases(&bases);
+        assert!([&chunk, &base, &root].iter().all(|hash| shield.keeps(hash)));
+        assert!([&other, &under].iter().all(|hash| !shield.keeps(hash)));
+        // Where damage made a circle, the end comes all the same.
+        bases.add(&root, &chunk);
+        let mut live = LiveSet::default();
+        live.insert(&root);
+        live.add_bases(&bases);
+        assert!([&chunk, &base, &root].iter().all(|hash| live.contains(hash)));
+    }
 
     #[test]
     fn a_condemned_chunk_is_not_relied_on_and_what_puts_relied_on_is_not_condemned() {
