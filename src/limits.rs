@@ -75,6 +75,9 @@ pub const GGUF_ARRAY_DEPTH: usize = 8;
 /// Most delta bases between a chunk and one that stands alone.
 pub const DELTA_DEPTH: u8 = 16;
 
+/// The same for what a put may add. Re-encoding may lengthen the chain below a chunk that a put just relied on, hence the distance.
+pub const PUT_DELTA_DEPTH: u8 = 8;
+
 /// Most threads of one operation.
 pub const THREADS: usize = 256;
 

@@ -22,6 +22,9 @@ pub struct Config {
     pub pack_bytes: u64,
     /// Bytes of the index's page cache (default 64 MiB).
     pub index_cache_bytes: u64,
+    /// Most bases between a chunk of a new version and one that stands alone (default 4; 0 keeps every chunk by itself, 8 at most).
+    /// Each is one more chunk to decode when the version is read.
+    pub delta_depth: u8,
 }
 
 impl Default for Config {
@@ -32,6 +35,7 @@ impl Default for Config {
             threads: cores.min(NonZeroUsize::new(8).unwrap_or(NonZeroUsize::MIN)),
             pack_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
+            delta_depth: 4,
         }
     }
 }
@@ -63,6 +67,9 @@ impl Config {
         }
         if self.threads.get() > limits::THREADS {
             return Err(format!("threads is {}, the most is {}", self.threads, limits::THREADS));
+        }
+        if self.delta_depth > limits::PUT_DELTA_DEPTH {
+            return Err(format!("delta_depth is {}, the most is {}", self.delta_depth, limits::PUT_DELTA_DEPTH));
         }
         if usize::try_from(self.index_cache_bytes).is_err() {
             return Err(format!("index_cache_bytes is {}, more than this machine can address", self.index_cache_bytes));

@@ -4,19 +4,21 @@
 //! payload holds twice, and append to the log.
 
 use std::collections::HashSet;
-use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::chunk::{ChunkRef, Codec, ElementWidth, Span};
 use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::limits;
 use crate::monitor::Monitor;
+use crate::node::base::Facing;
 use crate::node::blob_hash::{StripeHash, join};
+use crate::node::store::Store;
 use crate::node::stripe::{Stripe, StripeSource};
 use crate::node::threads::in_parallel;
 use crate::split::{Speculation, Window};
-use crate::store::{EncodedChunk, Session};
+use crate::store::{ChunkReader, EncodedChunk, Session};
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
@@ -28,9 +30,9 @@ pub(super) struct Ingested {
 
 /// Stores payloads for one put.
 pub(super) struct Ingest<'a> {
+    store: &'a Store,
     session: &'a Session,
     effort: Effort,
-    threads: NonZeroUsize,
     monitor: &'a Monitor,
     /// Chunks that a thread of this put has taken on.
     claimed: Mutex<HashSet<Hash>>,
@@ -39,6 +41,7 @@ pub(super) struct Ingest<'a> {
 /// What the threads of one payload share.
 struct Shared<'s> {
     source: StripeSource<'s>,
+    facing: Facing,
     turn: Mutex<Turn>,
     turn_changed: Condvar,
     /// Why a thread failed.
@@ -72,19 +75,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Ingest<'a> {
-    pub(super) fn new(session: &'a Session, effort: Effort, threads: NonZeroUsize, monitor: &'a Monitor) -> Ingest<'a> {
-        Ingest { session, effort, threads, monitor, claimed: Mutex::default() }
+    pub(super) fn new(store: &'a Store, session: &'a Session, effort: Effort, monitor: &'a Monitor) -> Ingest<'a> {
+        Ingest { store, session, effort, monitor, claimed: Mutex::default() }
     }
 
-    /// Stores the payload that `source` hands out. `read_error` wraps what a failed read says.
+    /// Stores the payload that `source` hands out, where it pays as differences to the chunks that it faces. `read_error` wraps what a
+    /// failed read says.
     pub(super) fn store(
         &self,
         source: StripeSource<'_>,
+        facing: Facing,
         read_error: &(dyn Fn(std::io::Error) -> Error + Sync),
     ) -> Result<Ingested> {
-        let threads = source.parallelism().min(self.threads.get() as u64);
+        let threads = source.parallelism().min(self.store.threads().get() as u64);
         let shared = Shared {
             source,
+            facing,
             turn: Mutex::default(),
             turn_changed: Condvar::new(),
             cause: Mutex::default(),
@@ -107,8 +113,8 @@ impl<'a> Ingest<'a> {
     }
 
     fn work(&self, shared: &Shared<'_>, read_error: &(dyn Fn(std::io::Error) -> Error + Sync)) -> Result<()> {
-        let mut encoder = Encoder::new(self.effort);
-        let (mut buffer, mut encoded) = (Vec::new(), Vec::new());
+        let mut worker = Worker::new(self);
+        let mut buffer = Vec::new();
         while let Some(stripe) = shared.source.next(&mut buffer).map_err(read_error)? {
             self.monitor.check()?;
             let Some(cut) = shared.cut(&stripe, &buffer) else { return Ok(()) };
@@ -117,31 +123,73 @@ impl<'a> Ingest<'a> {
             for (span, width) in cut {
                 let start = (span.offset - stripe.span.offset) as usize;
                 let plain = buffer.get(start..start + span.len as usize).unwrap_or_default();
-                chunks.push(self.store_chunk(plain, width, &mut encoder, &mut encoded)?);
+                chunks.push(worker.store_chunk(span, plain, width, &shared.facing)?);
             }
             lock(&shared.done).push((stripe, hash, chunks));
             self.monitor.advance(stripe.span.len);
         }
         Ok(())
     }
+}
 
-    /// Hash, look up, and only where the chunk is new: encode and append.
-    fn store_chunk(
-        &self,
-        plain: &[u8],
-        width: ElementWidth,
-        encoder: &mut Encoder,
-        encoded: &mut Vec<u8>,
-    ) -> Result<ChunkRef> {
+/// One thread's encoder and buffers.
+struct Worker<'i, 'a> {
+    ingest: &'i Ingest<'a>,
+    encoder: Encoder,
+    reader: ChunkReader,
+    base: Vec<u8>,
+    encoded: Vec<u8>,
+}
+
+impl<'i, 'a> Worker<'i, 'a> {
+    fn new(ingest: &'i Ingest<'a>) -> Worker<'i, 'a> {
+        let (encoder, reader) = (Encoder::new(ingest.effort), ingest.store.inner.chunks.reader());
+        Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new() }
+    }
+
+    /// Hash, look up, and only where the chunk is new: encode, against its base where it has one, and append.
+    fn store_chunk(&mut self, span: Span, plain: &[u8], width: ElementWidth, facing: &Facing) -> Result<ChunkRef> {
+        let session = self.ingest.session;
         let hash = Hash::of(plain);
         let chunk = ChunkRef { hash, len: plain.len() as u32 };
-        if !lock(&self.claimed).insert(hash) || self.session.has(&hash)? {
+        if !lock(&self.ingest.claimed).insert(hash) || session.has(&hash)? {
             return Ok(chunk);
         }
-        let codec = encoder.encode(plain, width, encoded);
-        let payload = if codec == Codec::Raw { plain } else { encoded };
-        self.session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, base: None, payload })?;
+        let base = match facing.of(span) {
+            Some(facing) => self.read_base(&hash, &facing)?,
+            None => None,
+        };
+        let codec = match base {
+            Some(_) => self.encoder.encode_against(plain, width, &self.base, &mut self.encoded),
+            None => self.encoder.encode(plain, width, &mut self.encoded),
+        };
+        if base.is_some() {
+            facing.note(codec.has_base());
+        }
+        let payload = if codec == Codec::Raw { plain } else { &self.encoded };
+        let base = base.filter(|_| codec.has_base());
+        session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, base, payload })?;
         Ok(chunk)
+    }
+
+    /// Reads the base for the new chunk `hash` that faces `facing`: that one, or the nearest of its own bases that leaves the chain short
+    /// enough. `None` where it is not there to be relied on.
+    fn read_base(&mut self, hash: &Hash, facing: &ChunkRef) -> Result<Option<Hash>> {
+        let Some(most) = self.ingest.store.config().delta_depth.checked_sub(1) else { return Ok(None) };
+        let Some(base) = self.ingest.session.base(&facing.hash, most)?.filter(|base| base.hash != *hash) else {
+            return Ok(None);
+        };
+        self.base.resize((base.plain_len as usize).min(limits::CHUNK_BYTES), 0);
+        match self.reader.read(&base.hash, &mut self.base) {
+            Ok(()) => Ok(Some(base.hash)),
+            Err(error @ Error::Damaged { .. }) => {
+                self.ingest
+                    .monitor
+                    .warn(&format!("a chunk is stored by itself, since its base cannot be read: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

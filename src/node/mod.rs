@@ -8,6 +8,7 @@
 //! - get: `version` (key to manifest) → `get` (where it goes) → `fetch` (cache, packs, hash check) → `get` again (rename).
 
 mod archive;
+mod base;
 mod blob_hash;
 mod commit;
 mod config;
@@ -31,7 +32,7 @@ pub use config::Config;
 pub use get::{GetOptions, Part};
 pub use maintain::GcOptions;
 pub use payload::Payload;
-pub use put::PutOptions;
+pub use put::{DeltaBase, PutOptions};
 pub use report::{
     ArchiveReport, CodecUse, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport, KeySummary,
     PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,

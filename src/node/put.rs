@@ -1,4 +1,4 @@
-//! Put: payload → split → hash → already stored? → encode → pack → manifest → commit.
+//! Put: payload → split → hash → already stored? → encode, by itself or against a base → pack → manifest → commit.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -10,10 +10,11 @@ use crate::chunk::{ChunkRef, Codec};
 use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::key::{Key, PutName};
+use crate::key::{Key, PutName, VersionRef};
 use crate::limits;
 use crate::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry, compare_paths};
 use crate::monitor::Monitor;
+use crate::node::base::{BASE_VERSIONS, Bases, Facing};
 use crate::node::ingest::{Ingest, Ingested};
 use crate::node::payload::{Item, Items, Payload, PayloadKind, find_items};
 use crate::node::report::{PutReport, Timestamp};
@@ -24,12 +25,27 @@ use crate::refs::Meta;
 use crate::split::{Layout, Segment, recognise};
 use crate::store::{EncodedChunk, Session};
 
+/// What the chunks of a new version may be kept as differences to. Whatever is named, a difference is kept only where it pays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeltaBase {
+    /// The same tensors of the key's last versions.
+    #[default]
+    Auto,
+    /// The same tensors of this version, of any key; where it has none, those of the key's last versions.
+    Version(VersionRef),
+    /// Nothing: each chunk is kept by itself.
+    None,
+}
+
 /// How a payload is put.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PutOptions {
     /// How hard to look for a small encoding.
     pub effort: Effort,
+    /// What the version may be kept as differences to.
+    pub base: DeltaBase,
     /// What to note about the version.
     pub meta: Meta,
     /// After how long the version may be collected.
@@ -53,9 +69,18 @@ impl Store {
     ) -> Result<PutReport> {
         let started = Instant::now();
         let session = self.inner.chunks.begin()?;
-        let parent = self.known_refs(&name.key)?.versions.pop_last().map(|(_, entry)| entry.manifest);
-        let put = Put { store: self, session: &session, options, monitor, earlier: Earlier::find(self, parent)? };
-        let contents = put.payload(&name.key, payload, parent)?;
+        let earlier: Vec<Hash> =
+            self.known_refs(&name.key)?.versions.into_values().map(|entry| entry.manifest).collect();
+        let parent = earlier.last().copied();
+        let named = match &options.base {
+            DeltaBase::Version(version) => Some(self.resolve(version)?.1.manifest),
+            DeltaBase::Auto | DeltaBase::None => None,
+        };
+        let recent = earlier.into_iter().rev().take(if options.base == DeltaBase::None { 0 } else { BASE_VERSIONS });
+        let bases = Bases::new(self, named.into_iter().chain(recent).collect());
+        let mut put =
+            Put { store: self, session: &session, options, monitor, earlier: Earlier::find(self, parent)?, bases };
+        let contents = put.payload(&name.key, payload, parent, named)?;
         let manifest = Manifest::new(contents)
             .map_err(|why| Error::Input { path: name.key.as_str().into(), why: why.to_string() })?;
         let report = put.commit(name, &manifest, started)?;
@@ -71,12 +96,19 @@ struct Put<'a> {
     options: &'a PutOptions,
     monitor: &'a Monitor,
     earlier: Earlier,
+    bases: Bases<'a>,
 }
 
 impl Put<'_> {
     /// Stores every file's chunks and gathers what the manifest says.
-    fn payload(&self, key: &Key, payload: Payload<'_>, parent: Option<Hash>) -> Result<Contents> {
-        let ingest = Ingest::new(self.session, self.options.effort, self.store.threads(), self.monitor);
+    fn payload(
+        &mut self,
+        key: &Key,
+        payload: Payload<'_>,
+        parent: Option<Hash>,
+        base: Option<Hash>,
+    ) -> Result<Contents> {
+        let ingest = Ingest::new(self.store, self.session, self.options.effort, self.monitor);
         let mut contents = Contents {
             key: key.clone(),
             single: true,
@@ -84,7 +116,7 @@ impl Put<'_> {
             chunks: Vec::new(),
             homes: Default::default(),
             parent,
-            base: None,
+            base,
             created_unix_ms: Timestamp::now().0,
             meta: self.options.meta.clone(),
         };
@@ -111,7 +143,7 @@ impl Put<'_> {
         Ok(contents)
     }
 
-    fn item(&self, ingest: &Ingest<'_>, contents: &mut Contents, path: String, item: Item) -> Result<()> {
+    fn item(&mut self, ingest: &Ingest<'_>, contents: &mut Contents, path: String, item: Item) -> Result<()> {
         match item {
             Item::File { source, executable, .. } => {
                 let stored = self.file(ingest, &source, &path)?;
@@ -132,7 +164,7 @@ impl Put<'_> {
     }
 
     /// Stores the file at `source`, and makes sure that it did not change on the way.
-    fn file(&self, ingest: &Ingest<'_>, source: &Path, path: &str) -> Result<Stored> {
+    fn file(&mut self, ingest: &Ingest<'_>, source: &Path, path: &str) -> Result<Stored> {
         let file = File::open(source).map_err(|error| Error::io("open", source, error))?;
         let before = Stamp::of(&file, source)?;
         let stored = self.open_file(ingest, &file, before.len, source, path).map_err(|error| match error {
@@ -147,7 +179,7 @@ impl Put<'_> {
         }
     }
 
-    fn open_file(&self, ingest: &Ingest<'_>, file: &File, len: u64, source: &Path, path: &str) -> Result<Stored> {
+    fn open_file(&mut self, ingest: &Ingest<'_>, file: &File, len: u64, source: &Path, path: &str) -> Result<Stored> {
         let read_error = |error| Error::io("read", source, error);
         if len < limits::INLINE_BYTES as u64 {
             let mut bytes = vec![0; len as usize];
@@ -168,13 +200,14 @@ impl Put<'_> {
             });
         }
         let layout = recognise(len, &mut |offset, buffer| file.read_exact_at(buffer, offset)).map_err(read_error)?;
-        let ingested = ingest.store(StripeSource::file(file, len, layout.runs(len)), &read_error)?;
+        let facing = self.bases.facing(path, &layout, len)?;
+        let ingested = ingest.store(StripeSource::file(file, len, layout.runs(len)), facing, &read_error)?;
         Ok(Stored::chunked(ingested, layout))
     }
 
     /// Stores what `reader` gives. A container is spooled first: its table can only be checked against all of it, and a zip's
     /// lies at its end.
-    fn stream(&self, ingest: &Ingest<'_>, name: &str, mut reader: impl Read + Send) -> Result<Stored> {
+    fn stream(&mut self, ingest: &Ingest<'_>, name: &str, mut reader: impl Read + Send) -> Result<Stored> {
         let read_error = |error| Error::io("read", name, error);
         let mut head = Vec::new();
         (&mut reader).take(limits::INLINE_BYTES as u64).read_to_end(&mut head).map_err(read_error)?;
@@ -189,7 +222,8 @@ impl Put<'_> {
             let len = file.stream_position().map_err(|error| Error::io("write", &spool, error))?;
             return self.open_file(ingest, &file, len, Path::new(name), name);
         }
-        let ingested = ingest.store(StripeSource::stream(head.as_slice().chain(reader)), &read_error)?;
+        let source = StripeSource::stream(head.as_slice().chain(reader));
+        let ingested = ingest.store(source, Facing::default(), &read_error)?;
         Ok(Stored::chunked(ingested, Layout::default()))
     }
 
@@ -231,6 +265,7 @@ impl Put<'_> {
             bytes: manifest.bytes(),
             chunks: manifest.chunks.len() as u64,
             new_chunks: self.session.new_chunks(),
+            delta_chunks: self.session.delta_chunks(),
             stored_bytes: self.session.stored_bytes(),
             seconds: started.elapsed().as_secs_f64(),
         })

@@ -58,6 +58,8 @@ pub struct PutReport {
     pub chunks: u64,
     /// Chunks that the store did not have before.
     pub new_chunks: u64,
+    /// How many of those are kept as differences to another chunk.
+    pub delta_chunks: u64,
     /// Bytes that the packs grew by.
     pub stored_bytes: u64,
     /// Wall time.

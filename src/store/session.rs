@@ -45,6 +45,7 @@ pub struct Session {
     id: u64,
     stored_bytes: AtomicU64,
     new_chunks: AtomicU64,
+    delta_chunks: AtomicU64,
 }
 
 impl ChunkStore {
@@ -53,7 +54,8 @@ impl ChunkStore {
         self.writable()?;
         let id = self.inner.next_session.fetch_add(1, Ordering::Relaxed);
         lock(&self.inner.shield).add_session(id);
-        Ok(Session { store: self.clone(), id, stored_bytes: AtomicU64::new(0), new_chunks: AtomicU64::new(0) })
+        let (stored_bytes, new_chunks, delta_chunks) = Default::default();
+        Ok(Session { store: self.clone(), id, stored_bytes, new_chunks, delta_chunks })
     }
 
     /// Appends the refs and removals that `changes` decides on, and makes them durable and visible. `changes` runs while no other
@@ -184,6 +186,7 @@ impl Session {
         }
         self.stored_bytes.fetch_add(header.record_len(), Ordering::Relaxed);
         self.new_chunks.fetch_add(1, Ordering::Relaxed);
+        self.delta_chunks.fetch_add(u64::from(chunk.base.is_some()), Ordering::Relaxed);
         Ok(())
     }
 
@@ -195,6 +198,11 @@ impl Session {
     /// Chunks that this put has added so far.
     pub fn new_chunks(&self) -> u64 {
         self.new_chunks.load(Ordering::Relaxed)
+    }
+
+    /// How many of them are differences to another chunk.
+    pub fn delta_chunks(&self) -> u64 {
+        self.delta_chunks.load(Ordering::Relaxed)
     }
 
     /// Makes the put durable and visible: the manifest, then the refs that `refs` makes of the bytes added, then one sync of it

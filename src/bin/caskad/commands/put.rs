@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caskad::codec::Effort;
 use caskad::refs::{Meta, MetaValue};
-use caskad::{Payload, PutName, PutOptions, PutReport};
+use caskad::{DeltaBase, Payload, PutName, PutOptions, PutReport, VersionRef};
 use clap::Args;
 
 use crate::commands::is_dash;
@@ -17,12 +17,14 @@ use crate::table::fields;
 /// Store files as the next version of a key
 ///
 /// One file is a version of its own; a directory, or several paths, make a version with several files. Links inside a directory are
-/// stored as links. What the store already has, of this or any other key, is not stored again.
+/// stored as links. What the store already has, of this or any other key, is not stored again; a tensor that changed is stored as its
+/// difference to the version before, where that is smaller.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   caskad put model.safetensors --as runs/llama@epoch-1 --meta epoch=1 --meta loss=0.52
   caskad put checkpoint-500/ --as runs/llama --ttl 7d
+  caskad put tuned.safetensors --as runs/tuned --base models/llama@3
   caskad put model.gguf tokenizer.json --as models/llama
   curl -sL URL | caskad put - --as models/llama --name model.gguf")]
 pub(crate) struct Put {
@@ -32,9 +34,18 @@ pub(crate) struct Put {
     /// The key that gets a new version, and a label for it
     #[arg(long = "as", value_name = "KEY[@LABEL]")]
     name: PutName,
+    /// Store changed tensors as differences to this version [default: the key's last versions]
+    #[arg(long, value_name = "KEY[@V]", conflicts_with = "no_delta")]
+    base: Option<VersionRef>,
+    /// Store no differences: every chunk by itself
+    #[arg(long)]
+    no_delta: bool,
     /// Compress less, faster
     #[arg(long)]
     fast: bool,
+    /// Compress more, slower: for archives
+    #[arg(long, conflicts_with = "fast")]
+    compact: bool,
     /// Note something about the version: a number, where it is written as one in JSON, or text (repeatable)
     #[arg(long, value_name = "K=V", value_parser = parse_meta)]
     meta: Vec<(String, MetaValue)>,
@@ -53,7 +64,16 @@ impl Put {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         let payload = self.payload()?;
         let mut options = PutOptions::default();
-        options.effort = if self.fast { Effort::Fast } else { Effort::Default };
+        options.effort = match (self.fast, self.compact) {
+            (true, _) => Effort::Fast,
+            (_, true) => Effort::Compact,
+            _ => Effort::Default,
+        };
+        options.base = match &self.base {
+            _ if self.no_delta => DeltaBase::None,
+            Some(version) => DeltaBase::Version(version.clone()),
+            None => DeltaBase::Auto,
+        };
         options.meta = self.meta()?;
         options.ttl = self.ttl;
         options.media_type.clone_from(&self.media_type);
@@ -109,12 +129,16 @@ fn parse_meta(text: &str) -> Result<(String, MetaValue), String> {
 fn describe(report: &PutReport) -> String {
     let label = report.label.as_ref().map(|label| format!(" ({label})")).unwrap_or_default();
     let files = count(report.files, "file");
+    let deltas = match report.delta_chunks {
+        0 => String::new(),
+        deltas => format!(" ({} as differences)", deltas),
+    };
     let text = [
         ("payload", format!("{} in {files}, {}", size(report.bytes), count(report.chunks, "chunk"))),
         (
             "added",
             format!(
-                "{} in {}: {} of the payload",
+                "{} in {}{deltas}: {} of the payload",
                 size(report.stored_bytes),
                 count(report.new_chunks, "new chunk"),
                 percent(report.stored_bytes, report.bytes)
