@@ -18,7 +18,10 @@ use crate::node::store::Store;
 use crate::node::stripe::{Stripe, StripeSource};
 use crate::node::threads::in_parallel;
 use crate::split::{Speculation, Window};
-use crate::store::{ChunkReader, EncodedChunk, Session};
+use crate::store::{Base, ChunkReader, EncodedChunk, Session};
+
+/// What a difference to the bottom of a chain may take, compared with one to the nearest chunk that has room above it.
+const RESTART_COST: f64 = 1.15;
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
@@ -139,12 +142,13 @@ struct Worker<'i, 'a> {
     reader: ChunkReader,
     base: Vec<u8>,
     encoded: Vec<u8>,
+    second: Vec<u8>,
 }
 
 impl<'i, 'a> Worker<'i, 'a> {
     fn new(ingest: &'i Ingest<'a>) -> Worker<'i, 'a> {
         let (encoder, reader) = (Encoder::new(ingest.effort), ingest.store.inner.chunks.reader());
-        Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new() }
+        Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new(), second: Vec::new() }
     }
 
     /// Hash, look up, and only where the chunk is new: encode, against its base where it has one, and append.
@@ -155,38 +159,62 @@ impl<'i, 'a> Worker<'i, 'a> {
         if !lock(&self.ingest.claimed).insert(hash) || session.has(&hash)? {
             return Ok(chunk);
         }
-        let base = match facing.of(span) {
-            Some(facing) => self.read_base(&hash, &facing)?,
-            None => None,
+        let (codec, base) = match facing.of(span) {
+            Some(faced) => {
+                let (codec, base) = self.encode_against(&hash, plain, width, &faced)?;
+                facing.note(base.is_some());
+                (codec, base)
+            }
+            None => (self.encoder.encode(plain, width, &mut self.encoded), None),
         };
-        let codec = match base {
-            Some(_) => self.encoder.encode_against(plain, width, &self.base, &mut self.encoded),
-            None => self.encoder.encode(plain, width, &mut self.encoded),
-        };
-        if base.is_some() {
-            facing.note(codec.has_base());
-        }
         let payload = if codec == Codec::Raw { plain } else { &self.encoded };
-        let base = base.filter(|_| codec.has_base());
         session.append(&EncodedChunk { hash, plain_len: chunk.len, codec, base, payload })?;
         Ok(chunk)
     }
 
-    /// Reads the base for the new chunk `hash` that faces `facing`: that one, or the nearest of its own bases that leaves the chain short
-    /// enough. `None` where it is not there to be relied on.
-    fn read_base(&mut self, hash: &Hash, facing: &ChunkRef) -> Result<Option<Hash>> {
-        let Some(most) = self.ingest.store.config().delta_depth.checked_sub(1) else { return Ok(None) };
-        let Some(base) = self.ingest.session.base(&facing.hash, most)?.filter(|base| base.hash != *hash) else {
-            return Ok(None);
+    /// Encodes the new chunk `hash` into `encoded`: as the difference to `faced` or to a chunk below it, or by itself. Says which.
+    ///
+    /// Where the chain below `faced` has grown too long, the choice is between the nearest chunk that still has room above it, and the
+    /// one at the bottom. That one is further away, but with it the next versions have room again: it may cost [`RESTART_COST`].
+    fn encode_against(
+        &mut self,
+        hash: &Hash,
+        plain: &[u8],
+        width: ElementWidth,
+        faced: &ChunkRef,
+    ) -> Result<(Codec, Option<Hash>)> {
+        let session = self.ingest.session;
+        let most = self.ingest.store.config().delta_depth.checked_sub(1);
+        let nearest = most.map(|most| session.base(&faced.hash, most)).transpose()?.flatten();
+        let nearest = match nearest.filter(|base| base.hash != *hash) {
+            Some(base) if self.read_base(&base)? => base,
+            _ => return Ok((self.encoder.encode(plain, width, &mut self.encoded), None)),
         };
+        let mut codec = self.encoder.encode_against(plain, width, &self.base, &mut self.encoded);
+        let mut base = nearest;
+        let bottom = if nearest.hash == faced.hash { None } else { session.base(&faced.hash, 0)? };
+        if let Some(bottom) = bottom.filter(|bottom| ![*hash, nearest.hash].contains(&bottom.hash))
+            && self.read_base(&bottom)?
+        {
+            let other = self.encoder.encode_against(plain, width, &self.base, &mut self.second);
+            let affordable = self.second.len() as f64 <= self.encoded.len() as f64 * RESTART_COST;
+            if other.has_base() && (affordable || !codec.has_base()) {
+                std::mem::swap(&mut self.encoded, &mut self.second);
+                (codec, base) = (other, bottom);
+            }
+        }
+        Ok((codec, codec.has_base().then_some(base.hash)))
+    }
+
+    /// Reads `base`; false, with a warning, where it is damaged.
+    fn read_base(&mut self, base: &Base) -> Result<bool> {
         self.base.resize((base.plain_len as usize).min(limits::CHUNK_BYTES), 0);
         match self.reader.read(&base.hash, &mut self.base) {
-            Ok(()) => Ok(Some(base.hash)),
+            Ok(()) => Ok(true),
             Err(error @ Error::Damaged { .. }) => {
-                self.ingest
-                    .monitor
-                    .warn(&format!("a chunk is stored by itself, since its base cannot be read: {error}"));
-                Ok(None)
+                let warning = format!("a chunk is stored by itself, since its base cannot be read: {error}");
+                self.ingest.monitor.warn(&warning);
+                Ok(false)
             }
             Err(error) => Err(error),
         }
