@@ -6,6 +6,7 @@ use crate::chunk::Span;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, Label, VersionRef};
+use crate::limits;
 use crate::manifest::{Content, FileKind};
 use crate::node::report::{
     CodecUse, Cost, DiffEntry, DiffReport, FileSummary, KeySummary, SegmentSummary, ShowReport, StatReport, Timestamp,
@@ -13,7 +14,7 @@ use crate::node::report::{
 };
 use crate::node::store::Store;
 use crate::node::version::Version;
-use crate::store::{KeyRefs, RecordKind};
+use crate::store::{Entry, KeyRefs, RecordKind};
 
 impl Store {
     /// The keys whose names start with `prefix`, in order of name.
@@ -124,9 +125,23 @@ impl Store {
             if let Some(entry) = self.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)? {
                 cost.stored_bytes += entry.record_len() * inside.len / covered.len.max(1);
                 *cost.codecs.entry(entry.codec.name()).or_default() += 1;
+                cost.bases = cost.bases.max(self.bases(entry)?);
             }
         }
         Ok(cost)
+    }
+
+    /// How many bases lie below a chunk.
+    fn bases(&self, mut entry: Entry) -> Result<u64> {
+        let mut bases = 0;
+        while let Some(base) = entry.base.filter(|_| bases < limits::DELTA_DEPTH.into()) {
+            bases += 1;
+            match self.inner.chunks.locate(&base, RecordKind::Chunk)? {
+                Some(below) => entry = below,
+                None => break,
+            }
+        }
+        Ok(bases)
     }
 
     /// How version `b` differs from version `a`, tensor by tensor, and file by file where there are no tensors.
@@ -148,15 +163,27 @@ impl Store {
         };
         for (name, part) in &in_b.0 {
             match in_a.0.get(name) {
-                None => report.added.push(part.entry(&b, name, &hashes_a)),
+                None => report.added.push(self.diff_entry(&b, part, name, &hashes_a)?),
                 Some(before) if self.same(&a, before, &b, part)? => report.unchanged += 1,
-                Some(_) => report.changed.push(part.entry(&b, name, &hashes_a)),
+                Some(_) => report.changed.push(self.diff_entry(&b, part, name, &hashes_a)?),
             }
         }
         for (name, part) in in_a.0.iter().filter(|(name, _)| !in_b.0.contains_key(*name)) {
-            report.removed.push(part.entry(&a, name, &hashes_b));
+            report.removed.push(self.diff_entry(&a, part, name, &hashes_b)?);
         }
         Ok(report)
+    }
+
+    fn diff_entry(
+        &self,
+        version: &Version,
+        part: &ComparedPart,
+        (path, tensor): &(String, Option<String>),
+        other: &HashMap<Hash, u64>,
+    ) -> Result<DiffEntry> {
+        let file = version.manifest.files.get(part.file).map_or_else(|| path.clone(), |file| file.path.clone());
+        let cost = self.cost(version, part.file, part.span, other)?;
+        Ok(DiffEntry { file, tensor: tensor.clone(), bytes: part.span.len, cost })
     }
 
     /// True if both parts have the same type, shape and bytes. Equal chunks in equal places prove that without reading; where
@@ -280,18 +307,6 @@ impl Parts {
             }
         }
         Parts(parts)
-    }
-}
-
-impl ComparedPart {
-    fn entry(&self, version: &Version, name: &(String, Option<String>), other: &HashMap<Hash, u64>) -> DiffEntry {
-        let overlapping = version.manifest.chunks_overlapping(self.file, self.span);
-        let shared = overlapping.filter_map(|(index, covered)| {
-            let chunk = version.manifest.chunks.get(index)?;
-            other.contains_key(&chunk.hash).then(|| covered.intersection(self.span).map_or(0, |inside| inside.len))
-        });
-        let path = version.manifest.files.get(self.file).map_or_else(|| name.0.clone(), |file| file.path.clone());
-        DiffEntry { file: path, tensor: name.1.clone(), bytes: self.span.len, shared_bytes: shared.sum() }
     }
 }
 

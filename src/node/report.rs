@@ -202,10 +202,12 @@ pub struct Cost {
     pub chunks: u64,
     /// Its share of their bytes in the packs. A chunk that several versions use is counted in each.
     pub stored_bytes: u64,
-    /// Plain bytes whose chunks the version before has too.
+    /// Plain bytes whose chunks the version that it is compared with has too.
     pub shared_bytes: u64,
     /// Its chunks by encoding.
     pub codecs: BTreeMap<&'static str, u64>,
+    /// Bases to decode before its deepest chunk can be; 0 where every chunk stands alone.
+    pub bases: u64,
 }
 
 /// A tensor or other named stretch, as `show` lists it.
@@ -283,8 +285,9 @@ pub struct DiffEntry {
     pub tensor: Option<String>,
     /// Its bytes; in the second version, unless it is only in the first.
     pub bytes: u64,
-    /// Bytes of it whose chunks both versions have.
-    pub shared_bytes: u64,
+    /// How it is kept in that version, and what of it the other version has too.
+    #[serde(flatten)]
+    pub cost: Cost,
 }
 
 /// How two versions differ.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 
-use caskad::Hash;
+use caskad::{Cost, Hash};
 use caskad::refs::{Meta, MetaValue};
 use serde::Serialize;
 
@@ -114,6 +114,11 @@ pub(crate) fn joined<T: Display>(names: impl IntoIterator<Item = T>) -> String {
         let _ = write!(text, "{comma}{name}");
     }
     if text.is_empty() { "-".to_owned() } else { plain(&text).into_owned() }
+}
+
+/// How many chunks each encoding keeps.
+pub(crate) fn codecs(cost: &Cost) -> String {
+    joined(cost.codecs.iter().map(|(codec, chunks)| format!("{codec} {chunks}")))
 }
 
 /// `k=v` for each entry.

@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::context::Context;
 use crate::failure::{Exit, Result};
-use crate::output::{percent, size};
+use crate::output::{codecs, percent, size};
 use crate::table::Table;
 
 /// Compare two versions, tensor by tensor (file by file where there are no tensors)
@@ -35,7 +35,7 @@ fn describe(report: &DiffReport) -> String {
     let mut text = format!("{} ({}) -> {} ({})\n", report.a, size(report.bytes_a), report.b, size(report.bytes_b));
     let parts = [("added", &report.added), ("removed", &report.removed), ("changed", &report.changed)];
     if parts.iter().any(|(_, entries)| !entries.is_empty()) {
-        let mut table = Table::new(&["CHANGE", "FILE", "TENSOR", ">SIZE", ">SHARED"]);
+        let mut table = Table::new(&["CHANGE", "FILE", "TENSOR", ">SIZE", ">SHARED", ">STORED", ">SHARE", "ENCODINGS"]);
         for (change, entries) in parts {
             entries.iter().for_each(|entry| table.row(cells(change, entry)));
         }
@@ -53,12 +53,15 @@ fn describe(report: &DiffReport) -> String {
     text
 }
 
-fn cells(change: &str, entry: &DiffEntry) -> [String; 5] {
+fn cells(change: &str, entry: &DiffEntry) -> [String; 8] {
     [
         change.to_owned(),
         entry.file.clone(),
         entry.tensor.clone().unwrap_or_else(|| "-".to_owned()),
         size(entry.bytes),
-        percent(entry.shared_bytes, entry.bytes),
+        percent(entry.cost.shared_bytes, entry.bytes),
+        size(entry.cost.stored_bytes),
+        percent(entry.cost.stored_bytes, entry.bytes),
+        codecs(&entry.cost),
     ]
 }

@@ -1,11 +1,11 @@
 //! `caskad show`: one version, its files and their tensors.
 
-use caskad::{Cost, FileSummary, ShowReport, VersionRef};
+use caskad::{FileSummary, ShowReport, VersionRef};
 use clap::Args;
 
 use crate::context::Context;
 use crate::failure::{Exit, Result};
-use crate::output::{count, joined, meta, percent, plain, size};
+use crate::output::{codecs, count, joined, meta, percent, plain, size};
 use crate::table::{Table, fields};
 
 /// Show one version: files, tensors, encodings, and what is shared with the version before
@@ -83,7 +83,7 @@ fn describe_file(file: &FileSummary) -> String {
     if file.segments.is_empty() {
         return text;
     }
-    let mut table = Table::new(&["TENSOR", "DTYPE", "SHAPE", ">SIZE", ">STORED", ">SHARE", ">SHARED", "ENCODINGS"]);
+    let mut table = Table::new(&["TENSOR", "DTYPE", "SHAPE", ">SIZE", ">STORED", ">SHARE", ">SHARED", "ENCODINGS", ">BASES"]);
     for segment in &file.segments {
         table.row([
             segment.name.clone(),
@@ -94,11 +94,8 @@ fn describe_file(file: &FileSummary) -> String {
             percent(segment.cost.stored_bytes, segment.bytes),
             percent(segment.cost.shared_bytes, segment.bytes),
             codecs(&segment.cost),
+            segment.cost.bases.to_string(),
         ]);
     }
     text + &table.render("  ")
-}
-
-fn codecs(cost: &Cost) -> String {
-    joined(cost.codecs.iter().map(|(codec, chunks)| format!("{codec} {chunks}")))
 }
