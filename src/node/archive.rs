@@ -1,7 +1,7 @@
 //! Export and import: one version as a single file to carry by hand.
 //!
 //! An archive is a header, the manifest's record and the record of each chunk, in the order in which the manifest first lists it: the
-//! records of a pack, so `docs/format.md` describes both. It is self-contained, and it proves itself: the manifest is checked
+//! records of a pack, so `docs/format.md` describes both. It is self-contained, without bases, and it proves itself: the manifest is checked
 //! against its hash, each chunk against its own, and an archive that lacks a chunk is incomplete.
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::codec::Decoder;
+use crate::chunk::{Codec, ElementWidth};
+use crate::codec::{Decoder, Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{PutName, VersionRef};
@@ -18,6 +19,8 @@ use crate::manifest::Manifest;
 use crate::monitor::Monitor;
 use crate::node::report::{ArchiveReport, Timestamp};
 use crate::node::store::Store;
+use crate::node::width::chunk_widths;
+use crate::store::pack::{Record, RecordHeader};
 use crate::store::{ArchiveReader, ArchiveRecord, EncodedChunk, RecordKind, archive_header};
 
 /// How an archive is imported.
@@ -46,7 +49,8 @@ impl Store {
         Ok(report)
     }
 
-    /// Writes the version `wanted` to `out` as an archive. Every chunk is decoded and verified on the way.
+    /// Writes the version `wanted` to `out` as an archive. Every chunk is decoded and verified on the way; one that is kept as a delta
+    /// is encoded to stand alone.
     pub fn export_to(&self, wanted: &VersionRef, out: &mut dyn Write, monitor: &Monitor) -> Result<ArchiveReport> {
         let started = Instant::now();
         let version = self.version(wanted)?;
@@ -61,12 +65,13 @@ impl Store {
         write(&archive_header())?;
         write(reader.record(&version.entry.manifest, RecordKind::Manifest)?)?;
         let (mut written, mut plain) = (HashSet::new(), Vec::new());
-        for chunk in &version.manifest.chunks {
+        let mut alone = StandAlone::new();
+        for (chunk, width) in version.manifest.chunks.iter().zip(chunk_widths(&version.manifest)) {
             monitor.check()?;
             if written.insert(chunk.hash) {
                 plain.resize(chunk.len as usize, 0);
                 reader.read(&chunk.hash, &mut plain)?;
-                write(reader.last_record())?;
+                write(alone.record(&chunk.hash, &plain, width, reader.last_record()))?;
             }
             monitor.advance(chunk.len.into());
         }
@@ -177,5 +182,31 @@ impl Store {
         }
         let (hash, plain_len, codec) = (record.hash, record.plain_len, record.codec);
         session.append(&EncodedChunk { hash, plain_len, codec, base: None, payload: &record.payload })
+    }
+}
+
+/// Makes records that need no base.
+struct StandAlone {
+    encoder: Encoder,
+    payload: Vec<u8>,
+    record: Vec<u8>,
+}
+
+impl StandAlone {
+    fn new() -> StandAlone {
+        StandAlone { encoder: Encoder::new(Effort::Default), payload: Vec::new(), record: Vec::new() }
+    }
+
+    /// The record `stored` of the chunk `hash`, or another for the same `plain` bytes if it has a base.
+    fn record<'r>(&'r mut self, hash: &Hash, plain: &[u8], width: ElementWidth, stored: &'r [u8]) -> &'r [u8] {
+        if RecordHeader::decode(stored).is_ok_and(|header| !header.has_base) {
+            return stored;
+        }
+        let codec = self.encoder.encode(plain, width, &mut self.payload);
+        let payload = if codec == Codec::Raw { plain } else { &self.payload };
+        let (kind, plain_len) = (RecordKind::Chunk, plain.len() as u32);
+        self.record.clear();
+        Record { kind, codec, depth: 0, base: None, plain_len, hash: *hash, payload }.write(&mut self.record);
+        &self.record
     }
 }

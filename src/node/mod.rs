@@ -26,6 +26,7 @@ mod threads;
 mod unchanged;
 mod verify;
 mod version;
+mod width;
 
 pub use archive::ImportOptions;
 pub use config::Config;
