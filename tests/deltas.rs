@@ -299,3 +299,164 @@ fn a_swept_delta_that_an_index_built_anew_has_again_is_not_relied_on() {
     collect(&store, &live);
     assert!(live.iter().all(|hash| read(&store, hash).is_ok()));
 }
+
+/// Stores `plain` again, as a delta to `base` if there is one.
+fn replace(store: &ChunkStore, plain: &[u8], base: Option<&[u8]>) -> bool {
+    let mut payload = Vec::new();
+    let mut encoder = Encoder::new(Effort::Compact);
+    let codec = match base {
+        Some(base) => encoder.encode_against(plain, ElementWidth::Four, base, &mut payload),
+        None => encoder.encode(plain, ElementWidth::Four, &mut payload),
+    };
+    let (hash, plain_len) = (Hash::of(plain), plain.len() as u32);
+    let chunk = EncodedChunk { hash, plain_len, codec, base: base.map(Hash::of), payload: &payload };
+    let reencoding = store.reencode().unwrap();
+    let replaced = reencoding.replacer().replace(&chunk, base).unwrap();
+    reencoding.finish().unwrap();
+    replaced
+}
+
+/// Turns `weights(0) <- weights(1) <- … <- weights(steps)` around, the newest first.
+fn turn_around(store: &ChunkStore, steps: u32) {
+    assert!(replace(store, &weights(steps), None));
+    for step in (0..steps).rev() {
+        assert!(replace(store, &weights(step), Some(&weights(step + 1))), "step {step}");
+    }
+}
+
+#[test]
+fn a_chain_is_turned_around_in_place() {
+    let disk = FaultDisk::new();
+    let store = open_with(&disk, 1 << 20);
+    let hashes = commit_chain(&store, 5);
+    turn_around(&store, 5);
+    let check = |store: &ChunkStore| {
+        for (step, hash) in hashes.iter().enumerate() {
+            assert!(read(store, hash).unwrap() == weights(step as u32), "step {step}");
+            assert_eq!(store.chain(hash).unwrap().unwrap().len(), 6 - step);
+            assert!(is_stored(store, hash));
+        }
+    };
+    check(&store);
+    drop(store);
+    // The last record of a chunk holds, whatever the index knew.
+    disk.with_index(Vec::clear);
+    let store = open(&disk);
+    check(&store);
+    let before = store.disk_usage().unwrap().pack_bytes;
+    assert!(collect(&store, &hashes).kept_bytes < before, "the old records are dead");
+    check(&store);
+    drop(store);
+    disk.with_index(Vec::clear);
+    check(&open(&disk));
+}
+
+#[test]
+fn what_would_make_a_circle_or_too_long_a_chain_is_not_replaced() {
+    let store = open(&FaultDisk::new());
+    let hashes = commit_chain(&store, 10);
+    for step in [3, 4, 10] {
+        assert!(!replace(&store, &weights(3), Some(&weights(step))), "step {step} depends on step 3");
+    }
+    let session = store.begin().unwrap();
+    append(&session, &weights(20), None).unwrap();
+    for step in 21..26 {
+        append(&session, &weights(step), Some(&weights(step - 1))).unwrap();
+    }
+    commit(&session);
+    // Ten deltas lie on step 0: with up to five bases below it there is one left to a put.
+    assert!(!replace(&store, &weights(0), Some(&weights(25))));
+    assert!(replace(&store, &weights(0), Some(&weights(24))));
+    assert_eq!(store.chain(&hashes[10]).unwrap().unwrap().len(), 16);
+    assert!(read(&store, &hashes[10]).unwrap() == weights(10));
+    append(&session, &weights(11), Some(&weights(10))).unwrap();
+    assert!(read(&store, &Hash::of(&weights(11))).unwrap() == weights(11));
+    // With that one, step 0 has to stay where it is, or come up.
+    assert!(!replace(&store, &weights(0), Some(&weights(24))));
+    assert!(replace(&store, &weights(0), Some(&weights(20))));
+    assert!(read(&store, &Hash::of(&weights(11))).unwrap() == weights(11));
+}
+
+/// A put appends deltas while chunks are encoded anew: what it adds to a chain counts.
+#[test]
+fn a_delta_that_a_put_appends_meanwhile_is_counted() {
+    let store = open(&FaultDisk::new());
+    commit_chain(&store, 13);
+    let session = store.begin().unwrap();
+    append(&session, &weights(30), None).unwrap();
+    let reencoding = store.reencode().unwrap();
+    for step in 14..=15 {
+        append(&session, &weights(step), Some(&weights(step - 1))).unwrap();
+    }
+    let mut payload = Vec::new();
+    let codec =
+        Encoder::new(Effort::Default).encode_against(&weights(0), ElementWidth::Four, &weights(30), &mut payload);
+    let (hash, plain_len) = (Hash::of(&weights(0)), CHUNK_BYTES as u32);
+    let chunk = EncodedChunk { hash, plain_len, codec, base: Some(Hash::of(&weights(30))), payload: &payload };
+    assert!(!reencoding.replacer().replace(&chunk, Some(&weights(30))).unwrap());
+    drop(reencoding);
+    assert!(read(&store, &Hash::of(&weights(15))).unwrap() == weights(15));
+}
+
+#[test]
+fn an_encoding_that_does_not_give_the_chunk_takes_no_place() {
+    let store = open(&FaultDisk::new());
+    let hashes = commit_chain(&store, 1);
+    let reencoding = store.reencode().unwrap();
+    let (hash, plain_len) = (hashes[1], CHUNK_BYTES as u32);
+    let plain = weights(7);
+    let chunk = EncodedChunk { hash, plain_len, codec: Codec::Raw, base: None, payload: &plain };
+    assert_eq!(reencoding.replacer().replace(&chunk, None).unwrap_err().kind(), "syntax");
+    let absent = EncodedChunk { hash: Hash::of(&plain), ..chunk };
+    assert!(!reencoding.replacer().replace(&absent, None).unwrap(), "it is not stored, so it is not stored again");
+    drop(reencoding);
+    assert!(read(&store, &hashes[1]).unwrap() == weights(1));
+}
+
+/// Chains are turned around again and again while others read, and a collection follows each time.
+#[test]
+fn gets_go_on_while_chunks_are_encoded_anew() {
+    let store = open_with(&FaultDisk::new(), 1 << 20);
+    let hashes = commit_chain(&store, 6);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let (mut reader, mut plain) = (store.reader(), vec![0; CHUNK_BYTES]);
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for (step, hash) in hashes.iter().enumerate() {
+                        reader.read(hash, &mut plain).unwrap();
+                        assert!(plain == weights(step as u32));
+                    }
+                }
+            });
+        }
+        let turning = scope.spawn(|| {
+            for _ in 0..10 {
+                turn_around(&store, 6);
+                collect(&store, &hashes);
+                // Step 6 alone keeps all the others while they are its bases.
+                assert!(replace(&store, &weights(0), None));
+                for step in 1..=6 {
+                    assert!(replace(&store, &weights(step), Some(&weights(step - 1))), "step {step}");
+                }
+                collect(&store, &hashes);
+            }
+        });
+        let outcome = turning.join();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome.unwrap();
+    });
+}
+
+/// A put relies on a chunk that is then encoded anew: the base that it gets is kept for the put too.
+#[test]
+fn a_put_in_flight_keeps_the_bases_that_its_chunks_get() {
+    let store = open(&FaultDisk::new());
+    let hashes = commit_chain(&store, 2);
+    let session = store.begin().unwrap();
+    assert!(session.has(&hashes[0]).unwrap());
+    turn_around(&store, 2);
+    collect(&store, &[]);
+    assert!(hashes.iter().enumerate().all(|(step, hash)| read(&store, hash).unwrap() == weights(step as u32)));
+}

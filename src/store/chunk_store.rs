@@ -21,6 +21,7 @@ use crate::store::entry::{Covered, Entry, Position, RefEntry};
 use crate::store::index::{CHECKED_BYTES, Index, IndexChange};
 use crate::store::log::LogWriter;
 use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
+use crate::store::reencode::Dependents;
 use crate::store::shield::Shield;
 
 /// Packs that are kept open for reading.
@@ -72,8 +73,9 @@ pub(super) struct Inner {
     pub(super) shield: Mutex<Shield>,
     /// Held while version numbers are given out, until the refs that use them are visible.
     pub(super) commit: Mutex<()>,
-    /// Held while a chunk gets a base: the chain that was found below it is still that when its record is appended.
-    pub(super) chains: Mutex<()>,
+    /// Held while a chunk gets a base: the chain that was found below it is still that when its record is appended. Has something
+    /// while chunks are encoded anew.
+    pub(super) chains: Mutex<Option<Dependents>>,
     pub(super) checkpoint: Mutex<()>,
     pub(super) collecting: Mutex<()>,
     readers: Mutex<LruCache<PackId, Arc<dyn ObjectReader>>>,

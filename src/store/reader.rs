@@ -76,7 +76,8 @@ impl ChunkReader {
             let lowest = self.follow(hash, held)?;
             match self.decode(plain, lowest.as_deref()) {
                 Ok(()) => return Ok(()),
-                Err(Trouble::Changed) if moves < MOVES => moves += 1,
+                // A base that cannot be had may be one no more: what needed it was encoded anew, and it was collected.
+                Err(Trouble::Changed | Trouble::Unread(1.., Error::Damaged { .. })) if moves < MOVES => moves += 1,
                 Err(trouble) => return Err(self.explain(hash, trouble, lowest.as_deref())),
             }
         }
@@ -98,11 +99,17 @@ impl ChunkReader {
     }
 
     fn try_follow(&mut self, hash: &Hash, held: HeldChunks<'_>) -> Result<Option<Arc<[u8]>>> {
-        for _ in 0..=MOVES {
+        let mut moves = 0;
+        loop {
             self.chain.clear();
             let mut at = *hash;
             while self.chain.len() <= usize::from(limits::DELTA_DEPTH) {
-                let Some(entry) = self.store.locate(&at, RecordKind::Chunk)? else { return Err(self.missing(&at)) };
+                let Some(entry) = self.store.locate(&at, RecordKind::Chunk)? else {
+                    if self.chain.is_empty() || moves == MOVES {
+                        return Err(self.missing(&at));
+                    }
+                    break;
+                };
                 self.chain.push((at, entry));
                 match entry.base {
                     None => return Ok(None),
@@ -112,7 +119,12 @@ impl ChunkReader {
                     return Ok(Some(found));
                 }
             }
-            // So long a chain is damage, unless chunks were encoded anew between two look-ups: then another look shows it.
+            // So long a chain is damage, as is one without an end, unless chunks were encoded anew between two look-ups: then
+            // another look shows it.
+            if moves == MOVES {
+                break;
+            }
+            moves += 1;
         }
         let why = format!("more than {} bases lie below it", limits::DELTA_DEPTH);
         Err(damaged(hash, self.chain.first().map_or_else(Position::default, |(_, entry)| entry.position), why))

@@ -166,7 +166,7 @@ impl Session {
             }
             None => self.store.append_record(&chunk.record(0))?,
             Some(base) => {
-                let _chains = lock(&self.store.inner.chains);
+                let mut chains = lock(&self.store.inner.chains);
                 if self.has(&chunk.hash)? {
                     return Ok(());
                 }
@@ -178,7 +178,9 @@ impl Session {
                     let (found, limit) = (depth.into(), limits::DELTA_DEPTH.into());
                     return Err(Error::Limit { what: "the number of bases below a delta", found, limit });
                 }
-                self.store.append_record(&chunk.record(depth))?
+                let appended = self.store.append_record(&chunk.record(depth))?;
+                chains.iter_mut().for_each(|dependents| dependents.add(&base, &chunk.hash));
+                appended
             }
         };
         if full {
