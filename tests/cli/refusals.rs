@@ -32,7 +32,8 @@ fn names_follow_their_syntax() {
         &["put", "a", "--as", "m", "--meta", "k=1", "--meta", "k=2"],
         &["frobnicate"],
         &["ls", "--threads", "0"],
-        &["put", "a", "--as", "m", "--compact"],
+        &["put", "a", "--as", "m", "--compact", "--fast"],
+        &["put", "a", "--as", "m", "--base", "m", "--no-delta"],
     ] {
         bench.fails(2, "usage", args);
     }

@@ -33,7 +33,7 @@ fn every_command_has_help_with_examples() {
         assert!(help.text().contains(&format!("caskad {command}")), "{help:?}");
     }
     assert!(help.text().contains("Exit codes:"));
-    for later in ["--base", "--no-delta", "--compact", "--repair", "node", "peers"] {
+    for later in ["--repair", "node", "peers"] {
         assert!(!help.text().contains(later) && !bench.ok(&["put", "-h"]).text().contains(later), "{later}");
     }
     assert_eq!(bench.ok(&["--version"]).text(), format!("caskad {}\n", env!("CARGO_PKG_VERSION")));

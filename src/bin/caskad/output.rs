@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 
-use caskad::{Cost, Hash};
 use caskad::refs::{Meta, MetaValue};
+use caskad::{Cost, Hash};
 use serde::Serialize;
 
 use crate::failure::Result;

@@ -83,7 +83,8 @@ fn describe_file(file: &FileSummary) -> String {
     if file.segments.is_empty() {
         return text;
     }
-    let mut table = Table::new(&["TENSOR", "DTYPE", "SHAPE", ">SIZE", ">STORED", ">SHARE", ">SHARED", "ENCODINGS", ">BASES"]);
+    let mut table =
+        Table::new(&["TENSOR", "DTYPE", "SHAPE", ">SIZE", ">STORED", ">SHARE", ">SHARED", "ENCODINGS", ">BASES"]);
     for segment in &file.segments {
         table.row([
             segment.name.clone(),
