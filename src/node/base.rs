@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::chunk::{ChunkRef, Span};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::manifest::{Manifest, SegmentEntry};
+use crate::manifest::{Content, Manifest, SegmentEntry};
 use crate::node::store::Store;
 use crate::split::{Layout, Segment};
+use crate::store::ChunkReader;
 
 /// How many of a key's last versions may serve as bases.
 pub(super) const BASE_VERSIONS: usize = 8;
@@ -61,6 +62,23 @@ impl<'s> Bases<'s> {
             }
         }
         Ok(Facing { runs, misses: AtomicU32::new(0) })
+    }
+
+    /// The chunks of the newest earlier file at `path` that has `len` bytes and no tensors.
+    pub(super) fn plain_file(&mut self, path: &str, len: u64) -> Result<Option<Vec<ChunkRef>>> {
+        let mut at = 0;
+        while at < self.versions.len() || self.load_next()? {
+            if let Some(chunks) = self.versions.get(at).and_then(|version| version.plain_file(path, len)) {
+                return Ok(Some(chunks));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// A reader of the bases' bytes.
+    pub(super) fn reader(&self) -> ChunkReader {
+        self.store.inner.chunks.reader()
     }
 
     /// The chunks that the run at `span`, whose first tensor is `first`, faces; by their offset in the run.
@@ -120,6 +138,17 @@ impl BaseVersion {
         BaseVersion { manifest: Arc::new(manifest), tensors }
     }
 
+    /// The chunks of the file at `path`, or the only one, if it has `len` bytes in chunks and no segments.
+    fn plain_file(&self, path: &str, len: u64) -> Option<Vec<ChunkRef>> {
+        let index = match self.manifest.single {
+            true => 0,
+            false => self.manifest.find_file(path)?.0,
+        };
+        let file = self.manifest.files.get(index)?.regular()?;
+        let plain = file.len == len && file.segments.is_empty() && file.content == Content::Chunks;
+        plain.then(|| self.manifest.chunks.get(self.manifest.file_chunks(index)).map(<[ChunkRef]>::to_vec))?
+    }
+
     /// The same tensor as `wanted`: in the file of the same path, else in the only one that has it.
     fn find(&self, path: &str, wanted: &Segment, root: usize) -> Option<(usize, &SegmentEntry)> {
         let named = self.tensors.get(wanted.name.get(root..)?)?;
@@ -176,6 +205,12 @@ struct FacingRun {
 }
 
 impl Facing {
+    /// Each chunk of a payload of `len` bytes faces the one that lies in its place.
+    pub(super) fn in_place(placed: Vec<(Span, ChunkRef)>, len: u64) -> Facing {
+        let chunks = placed.into_iter().map(|(span, chunk)| (span.offset, chunk)).collect();
+        Facing { runs: vec![FacingRun { span: Span::new(0, len), chunks }], misses: AtomicU32::new(0) }
+    }
+
     /// The chunk that the one at `span` faces, where it is worth trying.
     pub(super) fn of(&self, span: Span) -> Option<ChunkRef> {
         let passed = self.runs.partition_point(|run| run.span.end() <= span.offset);

@@ -14,6 +14,7 @@ mod commit;
 mod config;
 mod fetch;
 mod get;
+mod in_place;
 mod ingest;
 mod list;
 mod maintain;

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry, compare_paths};
 use crate::monitor::Monitor;
 use crate::node::base::{BASE_VERSIONS, Bases, Facing};
+use crate::node::in_place::InPlace;
 use crate::node::ingest::{Ingest, Ingested};
 use crate::node::payload::{Item, Items, Payload, PayloadKind, find_items};
 use crate::node::report::{PutReport, Timestamp};
@@ -22,7 +23,7 @@ use crate::node::store::Store;
 use crate::node::stripe::StripeSource;
 use crate::node::unchanged::{self, Earlier};
 use crate::refs::Meta;
-use crate::split::{Layout, Segment, recognise};
+use crate::split::{Format, Layout, Segment, recognise};
 use crate::store::{EncodedChunk, Session};
 
 /// What the chunks of a new version may be kept as differences to. Whatever is named, a difference is kept only where it pays.
@@ -200,8 +201,15 @@ impl Put<'_> {
             });
         }
         let layout = recognise(len, &mut |offset, buffer| file.read_exact_at(buffer, offset)).map_err(read_error)?;
-        let facing = self.bases.facing(path, &layout, len)?;
-        let ingested = ingest.store(StripeSource::file(file, len, layout.runs(len)), facing, &read_error)?;
+        let in_place = match layout.format {
+            Format::Opaque => InPlace::find(&mut self.bases, self.session, file, len, path, &read_error)?,
+            _ => None,
+        };
+        let (runs, facing) = match in_place {
+            Some(InPlace { runs, facing }) => (runs, facing),
+            None => (layout.runs(len), self.bases.facing(path, &layout, len)?),
+        };
+        let ingested = ingest.store(StripeSource::file(file, len, runs), facing, &read_error)?;
         Ok(Stored::chunked(ingested, layout))
     }
 
