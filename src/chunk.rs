@@ -99,7 +99,7 @@ pub enum Codec {
 
 impl Codec {
     /// Every codec that this version reads and writes.
-    pub const ALL: [Codec; 4] = [Codec::Raw, Codec::Zstd, Codec::Planes, Codec::Delta];
+    pub const ALL: [Codec; 5] = [Codec::Raw, Codec::Zstd, Codec::Planes, Codec::Delta, Codec::DeltaCtx];
 
     /// The codec of a codec byte.
     pub const fn from_byte(byte: u8) -> Option<Codec> {

@@ -6,6 +6,7 @@
 
 use super::CodecError;
 use super::delta;
+use super::delta_ctx::DeltaCtxReader;
 use super::frame::FrameReader;
 use super::planes::PlanesReader;
 use crate::chunk::Codec;
@@ -15,6 +16,7 @@ use crate::limits;
 pub struct Decoder {
     planes: PlanesReader,
     frames: FrameReader,
+    contexts: DeltaCtxReader,
 }
 
 impl Default for Decoder {
@@ -26,7 +28,7 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder of every codec in [`Codec::ALL`].
     pub fn new() -> Decoder {
-        Decoder { planes: PlanesReader::new(), frames: FrameReader::new() }
+        Decoder { planes: PlanesReader::new(), frames: FrameReader::new(), contexts: DeltaCtxReader::new() }
     }
 
     /// Decodes `stored` into `out`, which becomes `plain_len` bytes long; what it held before is lost.
@@ -63,12 +65,15 @@ impl Decoder {
             Codec::Raw if stored.len() < out.len() => Err(CodecError::Truncated),
             Codec::Raw => Err(CodecError::Invalid("more raw bytes than the chunk has")),
             Codec::Zstd => self.frames.read(stored, out),
-            Codec::Planes => self.planes.read(stored, out).map(drop),
+            Codec::Planes => self.planes.read(stored, out),
             Codec::Delta => {
                 let base = base.ok_or(CodecError::BaseMissing(codec))?;
                 delta::read(&mut self.planes, stored, base, out)
             }
-            Codec::DeltaCtx => Err(CodecError::Unsupported(codec)),
+            Codec::DeltaCtx => {
+                let base = base.ok_or(CodecError::BaseMissing(codec))?;
+                self.contexts.read(stored, base, out)
+            }
         }
     }
 

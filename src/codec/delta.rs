@@ -15,79 +15,93 @@
 
 use super::CodecError;
 use super::difference::{self, Order};
-use super::entropy::{self, Histogram};
+use super::entropy;
 use super::planes::{PlanesReader, PlanesWriter};
 
-/// Pieces and bytes of a piece of the sample that tells width and order.
+/// Pieces and bytes of a piece of the sample that tells width, order and worth.
 const SAMPLE: (usize, usize) = (8, 1 << 10);
 
-/// A width that is not known must promise this many bits a byte over a narrower one, and floats over integers: noise favours them.
+/// A width or an order must promise this many bits a byte over the one before: noise favours the wider.
 const GAIN_BITS: f32 = 0.03;
 
-/// Appends the payload of `plain` against `base` to `out`; `width` is 0 where it is not known.
-pub(super) fn append(
-    planes: &mut PlanesWriter,
-    plain: &[u8],
-    width: usize,
-    base: &[u8],
-    room: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) {
-    let (width, order) = judge(plain, width, base, room);
-    room.resize(plain.len(), 0);
-    difference::take(width, order, plain, base, room);
-    out.push(order as u8);
-    planes.append(room, width, out);
+/// How a chunk's differences are best taken, and what that and the elements themselves would take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Estimate {
+    pub(super) width: usize,
+    pub(super) order: Order,
+    /// Bits a byte of the differences in planes.
+    pub(super) bits: f32,
+    /// Bits a byte of the plain bytes in planes of the same width.
+    pub(super) alone_bits: f32,
+    /// Whether the plain bytes may take far less than that, by matches.
+    pub(super) regular: bool,
+}
+
+/// Writes payloads.
+pub(super) struct DeltaWriter {
+    room: Vec<u8>,
+    sample: Vec<u8>,
+}
+
+impl DeltaWriter {
+    pub(super) fn new() -> DeltaWriter {
+        DeltaWriter { room: Vec::new(), sample: Vec::new() }
+    }
+
+    /// Appends the payload of `plain` against `base` to `out`.
+    pub(super) fn append(
+        &mut self,
+        planes: &mut PlanesWriter,
+        plain: &[u8],
+        base: &[u8],
+        (width, order): (usize, Order),
+        out: &mut Vec<u8>,
+    ) {
+        // Growing only, so that a worker zeroes its buffer once and not for every chunk.
+        if self.room.len() < plain.len() {
+            self.room.resize(plain.len(), 0);
+        }
+        let room = &mut self.room[..plain.len()];
+        difference::take(width, order, plain, base, room);
+        out.push(order as u8);
+        planes.append(room, width, out);
+    }
+
+    /// Looks at a sample of `plain`, elements of `width` bytes or of any width if that is `None`, and what it faces in `base`.
+    pub(super) fn estimate(&mut self, plain: &[u8], width: Option<usize>, base: &[u8]) -> Estimate {
+        let (count, len) = SAMPLE;
+        let facing = plain.len().min(base.len());
+        self.sample.clear();
+        for side in [plain, base] {
+            entropy::pieces(&side[..facing], count, len)
+                .for_each(|piece| self.sample.extend_from_slice(&piece[..piece.len() / 8 * 8]));
+        }
+        let (plain, base) = self.sample.split_at(self.sample.len() / 2);
+        let widths = width.as_ref().map_or(&[1, 2, 4, 8][..], std::slice::from_ref);
+        let mut best =
+            Estimate { width: widths[0], order: Order::Integer, bits: f32::INFINITY, alone_bits: 8.0, regular: false };
+        for &width in widths {
+            let orders = if width == 1 { &[Order::Integer][..] } else { &[Order::Integer, Order::Float] };
+            for &order in orders {
+                self.room.resize(self.room.len().max(plain.len()), 0);
+                let room = &mut self.room[..plain.len()];
+                difference::take(width, order, plain, base, room);
+                let (bits, _) = entropy::plane_bits(width, room);
+                if bits < best.bits - GAIN_BITS {
+                    best = Estimate { width, order, bits, ..best };
+                }
+            }
+        }
+        (best.alone_bits, best.regular) = entropy::plane_bits(best.width, plain);
+        best
+    }
 }
 
 /// Decodes the payload `stored` against `base` into `out`, which it must fill.
 pub(super) fn read(planes: &mut PlanesReader, stored: &[u8], base: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
     let (order, stored) = stored.split_first().ok_or(CodecError::Truncated)?;
     let order = Order::from_byte(*order).ok_or(CodecError::Invalid("unknown order of a delta"))?;
-    let width = planes.read(stored, out)?;
-    let whole = out.len() - out.len() % width;
-    difference::restore(width, order, base, &mut out[..whole]);
-    Ok(())
-}
-
-/// The width and the order whose differences promise the smallest planes, from a sample.
-fn judge(plain: &[u8], width: usize, base: &[u8], room: &mut Vec<u8>) -> (usize, Order) {
-    let facing = &plain[..plain.len().min(base.len())];
-    let widths: &[usize] = match width {
-        2 => &[2],
-        4 => &[4],
-        8 => &[8],
-        1 => return (1, Order::Integer),
-        _ => &[1, 2, 4, 8],
-    };
-    let mut best = (widths[0], Order::Integer, f32::INFINITY);
-    for &width in widths {
-        for order in [Order::Integer, Order::Float] {
-            if width == 1 && order == Order::Float {
-                continue;
-            }
-            let bits = bits(facing, base, width, order, room);
-            if bits < best.2 - GAIN_BITS {
-                best = (width, order, bits);
-            }
-        }
-    }
-    (best.0, best.1)
-}
-
-/// Bits a byte that the planes of the differences would take.
-fn bits(plain: &[u8], base: &[u8], width: usize, order: Order, room: &mut Vec<u8>) -> f32 {
-    let (count, len) = SAMPLE;
-    let (plain, base) = (entropy::pieces(plain, count, len), entropy::pieces(&base[..plain.len()], count, len));
-    room.clear();
-    for (plain, base) in plain.zip(base) {
-        let whole = plain.len() - plain.len() % width;
-        let start = room.len();
-        room.resize(start + whole, 0);
-        difference::take(width, order, &plain[..whole], &base[..whole], &mut room[start..]);
-    }
-    let mut planes = vec![0; room.len()];
-    super::transpose::split(width, room, &mut planes);
-    let plane = (planes.len() / width).max(1);
-    planes.chunks(plane).map(|plane| Histogram::of([plane]).bits()).sum::<f32>() / width as f32
+    planes.read_blocks(stored, out, |width, offset, block| {
+        difference::restore(width, order, base.get(offset..).unwrap_or_default(), block);
+    })
 }

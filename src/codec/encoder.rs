@@ -4,7 +4,9 @@
 //! plain bytes by 1/64 at least, or the codec is raw. Samples decide which encodings are tried; equal input, width, effort and
 //! history-free contexts make the output a function of the input alone.
 
-use super::delta;
+use super::delta::DeltaWriter;
+use super::delta_ctx::DeltaCtxWriter;
+use super::difference::Order;
 use super::entropy;
 use super::frame::FrameWriter;
 use super::planes::PlanesWriter;
@@ -16,6 +18,15 @@ const WORTH_PART: usize = 64;
 
 /// A difference to a base must save this part of the stand-alone encoding: less is not worth reading the base.
 const DELTA_WORTH_PART: usize = 20;
+
+/// A delta that took less than this part of what the planes of the elements promise is kept without trying them.
+const DELTA_CLEAR: f32 = 0.85;
+
+/// Differences that promise more than this part of what the elements do are not tried.
+const DELTA_HOPELESS: f32 = 1.02;
+
+/// Over this share of repeated words the promises mean little: matches may take far less.
+const DELTA_REPEATS: f32 = 0.05;
 
 /// Chunks up to this length are cheaper to encode both ways than to sample.
 const SMALL_BYTES: usize = 16 << 10;
@@ -48,7 +59,10 @@ pub struct Encoder {
     frames: FrameWriter,
     trial: FrameWriter,
     second: Vec<u8>,
-    difference: Vec<u8>,
+    delta: DeltaWriter,
+    delta_planes: PlanesWriter,
+    contexts: Option<DeltaCtxWriter>,
+    kept: Vec<u8>,
 }
 
 /// The encodings worth trying on a chunk.
@@ -72,7 +86,10 @@ impl Encoder {
             frames: FrameWriter::with_level(level),
             trial: FrameWriter::with_level(1),
             second: Vec::new(),
-            difference: Vec::new(),
+            delta: DeltaWriter::new(),
+            delta_planes: PlanesWriter::new(effort == Effort::Compact),
+            contexts: (effort == Effort::Compact).then(DeltaCtxWriter::new),
+            kept: Vec::new(),
         }
     }
 
@@ -86,7 +103,78 @@ impl Encoder {
         if plain.len() > limits::CHUNK_BYTES {
             return Codec::Raw;
         }
-        let codec = match self.plan(plain, width) {
+        let (plan, _) = self.plan(plain, width);
+        self.encode_as(plan, plain, out)
+    }
+
+    /// Encodes `plain` as [`encode`](Encoder::encode) does, or as differences to `base` where that saves another twentieth.
+    ///
+    /// `base` is the plain bytes of another chunk, of any length; a delta decodes only with the same bytes at hand.
+    pub fn encode_against(&mut self, plain: &[u8], width: ElementWidth, base: &[u8], out: &mut Vec<u8>) -> Codec {
+        out.clear();
+        if plain.len() > limits::CHUNK_BYTES || base.is_empty() {
+            return self.encode(plain, width, out);
+        }
+        let (plan, bits) = self.plan(plain, width);
+        let estimate = self.delta.estimate(plain, width.bytes(), base);
+        let alone_bits = bits.unwrap_or(f32::INFINITY).min(estimate.alone_bits);
+        let even = plain.len().abs_diff(base.len()) < plain.len() / 8;
+        let clear = even && plain.len() >= SMALL_BYTES;
+        if clear && estimate.bits > DELTA_HOPELESS * alone_bits {
+            return self.encode_as(plan, plain, out);
+        }
+        self.second.clear();
+        let how = (estimate.width, estimate.order);
+        self.delta.append(&mut self.delta_planes, plain, base, how, &mut self.second);
+        let codec = self.in_context(plain, base, how);
+        let kept_bits = 8.0 * self.second.len() as f32 / plain.len() as f32;
+        // Frequencies are all that a sample tells: where bytes repeat, both are tried.
+        let told = clear && !estimate.regular && plan != Plan::Raw;
+        if told && kept_bits < DELTA_CLEAR * alone_bits && entropy::repeats(plain) < DELTA_REPEATS {
+            std::mem::swap(out, &mut self.second);
+            return codec;
+        }
+        std::mem::swap(&mut self.kept, &mut self.second);
+        let alone = self.encode_as(plan, plain, out);
+        let alone_len = if alone == Codec::Raw { plain.len() } else { out.len() };
+        if self.kept.len() + alone_len.div_ceil(DELTA_WORTH_PART) > alone_len {
+            return alone;
+        }
+        std::mem::swap(out, &mut self.kept);
+        codec
+    }
+
+    /// Puts a delta in context in the place of the delta in `second`, if it is asked for and smaller.
+    fn in_context(&mut self, plain: &[u8], base: &[u8], how: (usize, Order)) -> Codec {
+        if let Some(contexts) = &mut self.contexts
+            && how.0 < 8
+        {
+            self.kept.clear();
+            contexts.append(plain, base, how, &mut self.kept);
+            if self.kept.len() < self.second.len() {
+                std::mem::swap(&mut self.kept, &mut self.second);
+                return Codec::DeltaCtx;
+            }
+        }
+        Codec::Delta
+    }
+
+    /// Encodes `plain`, a document of any length such as a manifest, as one zstd frame in `out`; [`Codec::Raw`] and an empty `out`
+    /// where that is not smaller.
+    pub fn encode_frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
+        out.clear();
+        match self.frames.append(plain, out) {
+            Some(len) if len < plain.len() => Codec::Zstd,
+            _ => {
+                out.clear();
+                Codec::Raw
+            }
+        }
+    }
+
+    /// Encodes `plain` as planned into `out`, which is empty.
+    fn encode_as(&mut self, plan: Plan, plain: &[u8], out: &mut Vec<u8>) -> Codec {
+        let codec = match plan {
             Plan::Raw => Codec::Raw,
             Plan::Zstd => self.zstd(plain, out),
             Plan::Planes(width) => {
@@ -106,38 +194,6 @@ impl Encoder {
         Codec::Raw
     }
 
-    /// Encodes `plain` as [`encode`](Encoder::encode) does, or as differences to `base` where that saves another twentieth.
-    ///
-    /// `base` is the plain bytes of another chunk, of any length; a delta decodes only with the same bytes at hand.
-    pub fn encode_against(&mut self, plain: &[u8], width: ElementWidth, base: &[u8], out: &mut Vec<u8>) -> Codec {
-        let alone = self.encode(plain, width, out);
-        if plain.len() > limits::CHUNK_BYTES || base.is_empty() {
-            return alone;
-        }
-        let alone_len = if alone == Codec::Raw { plain.len() } else { out.len() };
-        self.second.clear();
-        let width = width.bytes().unwrap_or(0);
-        delta::append(&mut self.planes, plain, width, base, &mut self.difference, &mut self.second);
-        if self.second.len() + alone_len.div_ceil(DELTA_WORTH_PART) > alone_len {
-            return alone;
-        }
-        std::mem::swap(out, &mut self.second);
-        Codec::Delta
-    }
-
-    /// Encodes `plain`, a document of any length such as a manifest, as one zstd frame in `out`; [`Codec::Raw`] and an empty `out`
-    /// where that is not smaller.
-    pub fn encode_frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
-        out.clear();
-        match self.frames.append(plain, out) {
-            Some(len) if len < plain.len() => Codec::Zstd,
-            _ => {
-                out.clear();
-                Codec::Raw
-            }
-        }
-    }
-
     /// Makes `out` a zstd frame.
     fn zstd(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
         self.frames.append(plain, out).map_or(Codec::Raw, |_| Codec::Zstd)
@@ -155,36 +211,38 @@ impl Encoder {
         }
     }
 
-    /// What to try. A known width is taken at its word: on the data that it stands for, zstd on the whole chunk never won.
-    fn plan(&mut self, plain: &[u8], width: ElementWidth) -> Plan {
+    /// What to try, and the bits a byte that it promises where a sample told. A known width is taken at its word: on the data that it stands for, zstd on the whole chunk never won.
+    fn plan(&mut self, plain: &[u8], width: ElementWidth) -> (Plan, Option<f32>) {
         // Zeros are common, and one constant plane is the shortest encoding there is.
         if entropy::constant(plain).is_some() {
-            return Plan::Planes(1);
+            return (Plan::Planes(1), Some(0.0));
         }
         if let ElementWidth::Two | ElementWidth::Four | ElementWidth::Eight = width
             && let Some(width) = width.bytes()
         {
-            return if plain.len() < SMALL_BYTES { Plan::Both(width) } else { Plan::Planes(width) };
+            let plan = if plain.len() < SMALL_BYTES { Plan::Both(width) } else { Plan::Planes(width) };
+            return (plan, None);
         }
         let (width, planes_bits) = match width {
             ElementWidth::Unknown => entropy::probe_width(plain),
             _ => (1, entropy::bits(plain)),
         };
         if plain.len() < SMALL_BYTES {
-            return Plan::Both(width);
+            return (Plan::Both(width), None);
         }
         let zstd_bits = self.try_matches(plain);
-        if planes_bits.min(zstd_bits) > RANDOM_BITS {
+        let bits = planes_bits.min(zstd_bits);
+        let plan = if bits > RANDOM_BITS {
             // Copies further apart than a piece is long are all that the trial can have missed.
-            return if entropy::repeats(plain) > 1.0 / WORTH_PART as f32 { Plan::Zstd } else { Plan::Raw };
-        }
-        if zstd_bits < CLOSE * planes_bits {
+            if entropy::repeats(plain) > 1.0 / WORTH_PART as f32 { Plan::Zstd } else { Plan::Raw }
+        } else if zstd_bits < CLOSE * planes_bits {
             Plan::Zstd
         } else if planes_bits < CLOSE * zstd_bits {
             Plan::Planes(width)
         } else {
             Plan::Both(width)
-        }
+        };
+        (plan, Some(bits))
     }
 
     /// Bits a byte that a few pieces of `plain` take with matches.

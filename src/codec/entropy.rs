@@ -4,6 +4,8 @@
 
 use std::f32::consts::LN_2;
 
+use super::transpose;
+
 /// Pieces of a sample, spread evenly.
 const PIECES: usize = 16;
 
@@ -37,6 +39,12 @@ impl Histogram {
             *count += b[i] + c[i] + d[i];
         }
         Histogram { counts }
+    }
+
+    /// How often two independent bytes are equal.
+    fn collisions(&self) -> f32 {
+        let total: u32 = self.counts.iter().sum();
+        self.counts.iter().map(|&count| (count as f32 / total.max(1) as f32).powi(2)).sum()
     }
 
     /// Entropy in bits a byte, with the correction of Miller and Madow (1955) for what a small sample has not seen.
@@ -101,6 +109,23 @@ pub(super) fn repeats(bytes: &[u8]) -> f32 {
         }
     }
     repeated as f32 / sampled.max(1) as f32
+}
+
+/// Bits a byte that the planes of all of `elements`, `width` bytes each, would take by frequency alone, and whether any plane is so
+/// regular that it may take far less: neighbours are equal more often than by chance.
+pub(super) fn plane_bits(width: usize, elements: &[u8]) -> (f32, bool) {
+    const MORE_THAN_CHANCE: f32 = 0.05;
+    let mut planes = vec![0; elements.len()];
+    transpose::split(width, elements, &mut planes);
+    let count = (elements.len() / width.max(1)).max(1);
+    let (mut bits, mut regular) = (0.0, false);
+    for plane in planes.chunks(count) {
+        let histogram = Histogram::of([plane]);
+        bits += histogram.bits();
+        let equal = plane.iter().zip(plane.iter().skip(1)).filter(|(a, b)| a == b).count();
+        regular |= equal as f32 / count as f32 > histogram.collisions() + MORE_THAN_CHANCE;
+    }
+    (bits / width.max(1) as f32, regular)
 }
 
 /// The element width that byte planes serve best, and the bits a byte that its planes would take.

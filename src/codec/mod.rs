@@ -15,14 +15,18 @@
 //! The layer is pure: values in, values out, no clock, no I/O, no threads. A chunk is at most
 //! [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) long, and stored bytes are hostile until the chunk's hash says otherwise.
 
+mod bits;
+mod context;
 mod decoder;
 mod delta;
+mod delta_ctx;
 mod difference;
 mod encoder;
 mod entropy;
 mod frame;
 mod plane;
 mod planes;
+mod rans;
 mod transpose;
 
 pub use decoder::Decoder;

@@ -23,6 +23,9 @@ use super::transpose;
 /// Bytes of a plane's entry in the header.
 const ENTRY_BYTES: usize = 5;
 
+/// Elements that are joined at a time, so that what is done to them next finds them in the first-level cache.
+const BLOCK_ELEMENTS: usize = 2048;
+
 /// Widest element.
 const MOST_PLANES: usize = 8;
 
@@ -75,8 +78,20 @@ impl PlanesReader {
         PlanesReader { plane: PlaneReader::new(), room: Vec::new() }
     }
 
-    /// Decodes the payload `stored` into `out`, which it must fill, and tells the element width.
-    pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
+    /// Decodes the payload `stored` into `out`, which it must fill.
+    pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+        self.read_blocks(stored, out, |_, _, _| {})
+    }
+
+    /// Decodes the payload `stored` into `out`, which it must fill.
+    ///
+    /// Each block of elements is handed to `finish` while it is in the first-level cache, with the element width and its offset.
+    pub(super) fn read_blocks(
+        &mut self,
+        stored: &[u8],
+        out: &mut [u8],
+        mut finish: impl FnMut(usize, usize, &mut [u8]),
+    ) -> Result<(), CodecError> {
         let (&[width], stored) = stored.split_first_chunk().ok_or(CodecError::Truncated)?;
         let width = usize::from(width);
         if !matches!(width, 1 | 2 | 4 | 8) {
@@ -107,8 +122,13 @@ impl PlanesReader {
         if body.len() > tail.len() {
             return Err(CodecError::Invalid("bytes follow the last plane"));
         }
-        transpose::join(&planes[..width], elements);
         tail.copy_from_slice(body);
-        Ok(width)
+        for (i, block) in elements.chunks_mut(BLOCK_ELEMENTS * width).enumerate() {
+            let (start, len) = (i * BLOCK_ELEMENTS, block.len() / width);
+            let planes = planes.map(|plane| plane.get(start..start + len).unwrap_or_default());
+            transpose::join(&planes[..width], block);
+            finish(width, start * width, block);
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,75 @@
+//! Numbers of a few bits each, side by side: the lowest bit first, in bytes of which the lowest bit is filled first.
+//!
+//! Invariant: reading past the end gives zeros, and [`BitReader::finish`] tells.
+
+use super::CodecError;
+
+/// Writes bits.
+#[derive(Default)]
+pub(super) struct BitWriter {
+    waiting: u64,
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+impl BitWriter {
+    /// Appends the lowest `count` bits of `bits`, at most 32; the others are zero.
+    #[inline(always)]
+    pub(super) fn put(&mut self, bits: u32, count: u32) {
+        self.waiting |= u64::from(bits) << self.count;
+        self.count += count;
+        if self.count >= 32 {
+            self.bytes.extend_from_slice(&(self.waiting as u32).to_le_bytes());
+            self.waiting >>= 32;
+            self.count -= 32;
+        }
+    }
+
+    /// Appends the bytes to `out`, the last filled up with zeros, and is as new.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes);
+        let rest = self.count.div_ceil(8) as usize;
+        out.extend_from_slice(&self.waiting.to_le_bytes()[..rest]);
+        self.bytes.clear();
+        (self.waiting, self.count) = (0, 0);
+    }
+}
+
+/// Reads bits.
+pub(super) struct BitReader<'a> {
+    bytes: &'a [u8],
+    next: usize,
+}
+
+impl<'a> BitReader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> BitReader<'a> {
+        BitReader { bytes, next: 0 }
+    }
+
+    /// The next `count` bits, at most 32.
+    #[inline(always)]
+    pub(super) fn take(&mut self, count: u32) -> u32 {
+        let rest = self.bytes.get(self.next / 8..).unwrap_or_default();
+        let word = match rest.first_chunk() {
+            Some(octet) => u64::from_le_bytes(*octet),
+            None => last_bytes(rest),
+        };
+        let bits = (word >> (self.next % 8)) & ((1 << count) - 1);
+        self.next += count as usize;
+        bits as u32
+    }
+
+    /// Checks that all bytes were read, and no more.
+    pub(super) fn finish(self) -> Result<(), CodecError> {
+        if self.next.div_ceil(8) != self.bytes.len() {
+            return Err(CodecError::Invalid("the bits do not end with their chunk"));
+        }
+        Ok(())
+    }
+}
+
+/// Up to seven bytes as a number.
+#[cold]
+fn last_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
