@@ -14,6 +14,9 @@ pub const MANIFEST_BYTES: usize = 128 << 20;
 /// Longest ref or removal record, in bytes of CBOR.
 pub const REF_BYTES: usize = 128 << 10;
 
+/// Longest journal of a small store's index, in bytes: the rows of some 17 thousand chunks. A larger index is a database.
+pub const JOURNAL_BYTES: usize = 1 << 20;
+
 /// A payload below this many bytes is carried inside the manifest and makes no chunk.
 pub const INLINE_BYTES: usize = 1 << 10;
 

@@ -155,12 +155,61 @@ fn an_import_is_one_commit() {
     assert_eq!(to.operations(), [Create, Write, Sync]);
 }
 
+/// A store whose packs and index are on one disk that counts.
+fn open_whole(disk: &FaultDisk, journal_bytes: usize) -> Store {
+    let options = options(1 << 20).index_journal_bytes(journal_bytes);
+    options.open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone())).unwrap()
+}
+
+fn put_small(store: &Store, label: &str) {
+    apply(store, &Op::Put { key: "m", label: None, payload: noise(label, 30_000).into() }).unwrap();
+}
+
 #[test]
-fn opening_and_closing_leaves_the_packs_alone() {
+fn a_small_index_costs_a_write_and_a_sync_a_commit_and_nothing_to_open_and_close() {
     let disk = FaultDisk::new();
-    let open = |disk: &FaultDisk| {
-        options(1 << 20).open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone())).unwrap()
+    let seen = std::cell::Cell::new(0);
+    let operations = || {
+        let all = disk.operations();
+        all[seen.replace(all.len())..].to_vec()
     };
+    let store = open_whole(&disk, usize::MAX);
+    assert_eq!(operations(), [Create, Write, Sync], "that the log is covered from its beginning");
+    put_small(&store, "first");
+    assert_eq!(operations(), [Create, Write, Sync, Write, Sync], "the pack, then the journal");
+    put_small(&store, "second");
+    assert_eq!(operations(), [Write, Sync, Write, Sync]);
+    apply(&store, &Op::Tag("m", 1, "best")).unwrap();
+    assert_eq!(operations(), [Write, Sync, Write, Sync]);
+    drop(store);
+    drop(open_whole(&disk, usize::MAX));
+    assert_eq!(operations(), []);
+}
+
+#[test]
+fn an_index_that_outgrows_its_journal_is_a_database_from_then_on() {
+    let disk = FaultDisk::new();
+    let store = open_whole(&disk, 2000);
+    let names = || disk.names().iter().any(|name| name == "index.journal");
+    let mut commits = 0;
+    while disk.with_index(|bytes| bytes.is_empty()) {
+        assert!(names(), "a journal at first");
+        put_small(&store, &format!("{commits}"));
+        commits += 1;
+    }
+    assert!(commits > 2 && !names(), "{commits} commits");
+    drop(store);
+    let store = open_whole(&disk, usize::MAX);
+    put_small(&store, "later");
+    assert!(!names());
+    assert_sound(&store, "outgrown");
+    assert_eq!(store.log(&"m".parse().unwrap()).unwrap().len(), commits + 1);
+}
+
+#[test]
+fn opening_and_closing_a_database_leaves_the_packs_alone() {
+    let disk = FaultDisk::new();
+    let open = |disk: &FaultDisk| open_whole(disk, 0);
     let store = open(&disk);
     for n in 0..8 {
         apply(&store, &Op::Put { key: "m", label: None, payload: noise(&format!("{n}"), 300_000).into() }).unwrap();

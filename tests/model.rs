@@ -165,7 +165,7 @@ proptest! {
         let path = directory.path().join("store");
         compare(&actions, |lose_index| {
             if lose_index {
-                std::fs::remove_file(path.join("index.redb")).unwrap();
+                std::fs::remove_file(path.join("index.journal")).unwrap();
             }
             options(PACK_BYTES).open(&path).unwrap()
         });
@@ -260,7 +260,7 @@ fn a_version_number_is_never_given_out_twice() {
         }
         drop(store);
         if round % 2 == 1 {
-            std::fs::remove_file(directory.path().join("index.redb")).unwrap();
+            std::fs::remove_file(directory.path().join("index.journal")).unwrap();
         }
     }
 }

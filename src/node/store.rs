@@ -56,6 +56,7 @@ pub struct StoreOptions {
     existing: bool,
     pack_bytes: Option<u64>,
     checked_index_bytes: Option<u64>,
+    index_journal_bytes: Option<usize>,
 }
 
 impl StoreOptions {
@@ -108,6 +109,14 @@ impl StoreOptions {
         self
     }
 
+    /// Up to how many bytes the index lies in a journal, so that a test sees it outgrow that.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn index_journal_bytes(mut self, bytes: usize) -> StoreOptions {
+        self.index_journal_bytes = Some(bytes);
+        self
+    }
+
     /// Opens the store in the directory `path`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
@@ -152,6 +161,7 @@ impl StoreOptions {
             index_cache_bytes: usize::try_from(config.index_cache_bytes).unwrap_or(usize::MAX),
             read_only: self.read_only,
             checked_index_bytes: self.checked_index_bytes.unwrap_or(defaults.checked_index_bytes),
+            index_journal_bytes: self.index_journal_bytes.unwrap_or(defaults.index_journal_bytes),
         };
         let chunks = ChunkStore::open(backend, index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);

@@ -16,9 +16,10 @@ use lru::LruCache;
 use crate::backend::{ObjectReader, StorageBackend};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::limits;
 use crate::store::database::IndexPlace;
 use crate::store::entry::{Covered, Entry, Position, RefEntry};
-use crate::store::index::{CHECKED_BYTES, Index, IndexChange};
+use crate::store::index::{CHECKED_BYTES, Index, IndexChange, IndexOptions};
 use crate::store::log::LogWriter;
 use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
 use crate::store::reencode::Dependents;
@@ -43,6 +44,9 @@ pub struct ChunkStoreOptions {
     /// An index below this many bytes is checked page by page at each open.
     #[doc(hidden)]
     pub checked_index_bytes: u64,
+    /// Bytes of the longest journal; a larger index is a database.
+    #[doc(hidden)]
+    pub index_journal_bytes: usize,
 }
 
 impl Default for ChunkStoreOptions {
@@ -52,6 +56,7 @@ impl Default for ChunkStoreOptions {
             index_cache_bytes: 64 << 20,
             read_only: false,
             checked_index_bytes: CHECKED_BYTES,
+            index_journal_bytes: limits::JOURNAL_BYTES,
         }
     }
 }
@@ -122,10 +127,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl ChunkStore {
     /// Opens the packs of `backend` with the index at `place`, and recovers what a crash may have left.
     pub fn open(backend: Arc<dyn StorageBackend>, place: IndexPlace, options: ChunkStoreOptions) -> Result<ChunkStore> {
-        let index = match options.read_only {
-            true => Index::open_read_only(place, options.index_cache_bytes, options.checked_index_bytes)?,
-            false => Index::open(place, options.index_cache_bytes, options.checked_index_bytes)?,
+        let index_options = IndexOptions {
+            cache_bytes: options.index_cache_bytes,
+            checked_bytes: options.checked_index_bytes,
+            journal_bytes: options.index_journal_bytes,
+            read_only: options.read_only,
         };
+        let index = Index::open(place, index_options)?;
         let index_checked = index.disk_bytes()? < options.checked_index_bytes;
         let log = super::recovery::recover(&backend, &index, &options)?;
         let mend_refs = log.refs_in_doubt && !options.read_only;
@@ -292,7 +300,7 @@ impl ChunkStore {
             })?;
         }
         change.covered = Some(covered);
-        self.apply(&mut change).inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
+        self.apply(&change).inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
         {
             let mut log = lock(&self.inner.log);
             log.pending_refs.drain(..refs_len);
@@ -303,7 +311,7 @@ impl ChunkStore {
     }
 
     /// Applies `change`; an index that turns out to be damaged is rebuilt first. The caller holds the checkpoint lock.
-    fn apply(&self, change: &mut IndexChange) -> Result<()> {
+    fn apply(&self, change: &IndexChange) -> Result<()> {
         let rebuilds = self.inner.index_rebuilds.load(Ordering::Relaxed);
         match self.inner.index.apply(change) {
             Err(Error::Damaged { what: "index", .. }) => {

@@ -1,11 +1,11 @@
 //! [`StoreDirectory`]: the directory of a store on local disk, its layout and its lock.
 //!
 //! ```text
-//! STORE/  LOCK   config.toml   format   index.redb   packs/p-00000001.pack …   tmp/
+//! STORE/  LOCK   config.toml   format   index.journal or index.redb   packs/p-00000001.pack …   tmp/
 //! ```
 //!
-//! The directory belongs to one process at a time: whoever holds the lock on `LOCK`, whose text is that process's id. The system drops
-//! the lock when the process ends, however it ends.
+//! The directory belongs to one process at a time: whoever holds the lock on `LOCK`, whose text is that process's id, and one on the
+//! directory itself, which is still there when someone deletes `LOCK`. The system drops locks when the process ends, however it ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -24,6 +24,7 @@ pub struct StoreDirectory {
     read_only: bool,
     /// Held for its lock. `None` on a medium where not even a lock can be taken.
     lock: Option<File>,
+    _own_lock: Option<File>,
 }
 
 impl Drop for StoreDirectory {
@@ -56,8 +57,9 @@ impl StoreDirectory {
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(|error| Error::io("open", &lock_path, error))?;
-        let directory =
-            StoreDirectory { path: path.to_owned(), read_only: false, lock: Some(take_lock(lock, path, true)?) };
+        let lock = Some(take_lock(lock, path, true)?);
+        let mut directory = StoreDirectory { path: path.to_owned(), read_only: false, lock, _own_lock: None };
+        directory._own_lock = lock_directory(path, true)?;
         directory.prepare()?;
         Ok(directory)
     }
@@ -75,8 +77,9 @@ impl StoreDirectory {
             Ok(lock) => Some(take_lock(lock, path, false)?),
             Err(_) => None,
         };
+        let own_lock = lock_directory(path, false)?;
         check_format(path)?;
-        Ok(StoreDirectory { path: path.to_owned(), read_only: true, lock })
+        Ok(StoreDirectory { path: path.to_owned(), read_only: true, lock, _own_lock: own_lock })
     }
 
     /// The directory.
@@ -115,9 +118,6 @@ impl StoreDirectory {
                 _ => {}
             }
         }
-        if fresh {
-            sync_directory(&self.path).map_err(|error| Error::io("sync", &self.path, error))?;
-        }
         for left in fs::read_dir(self.tmp()).map_err(|error| Error::io("list", self.tmp(), error))?.flatten() {
             // What an interrupted put left; nobody else is here, we hold the lock.
             let _ = fs::remove_file(left.path());
@@ -128,10 +128,13 @@ impl StoreDirectory {
             let written = File::create(&temporary).and_then(|mut file| {
                 file.write_all(format!("caskad {STORE_FORMAT}\n").as_bytes())?;
                 file.sync_all()?;
-                fs::rename(&temporary, &path)?;
-                sync_directory(&self.path)
+                fs::rename(&temporary, &path)
             });
             written.map_err(|error| Error::io("write", path, error))?;
+        }
+        if fresh || !has_format {
+            // All names at once, and before any pack is created below them.
+            sync_directory(&self.path).map_err(|error| Error::io("sync", &self.path, error))?;
         }
         Ok(())
     }
@@ -183,6 +186,17 @@ fn check_format(path: &Path) -> Result<bool> {
             tracing::warn!("{}: damaged, the packs tell their own version", file.display());
             Ok(false)
         }
+    }
+}
+
+/// Locks the directory itself, where its file system can do that.
+fn lock_directory(path: &Path, exclusive: bool) -> Result<Option<File>> {
+    let Ok(directory) = File::open(path) else { return Ok(None) };
+    let taken = if exclusive { directory.try_lock() } else { directory.try_lock_shared() };
+    match taken {
+        Ok(()) => Ok(Some(directory)),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned(), pid: None }),
+        Err(TryLockError::Error(_)) => Ok(None),
     }
 }
 

@@ -6,7 +6,8 @@ use crate::chunk::Codec;
 use crate::hash::Hash;
 use crate::store::pack::{PackId, RECORD_HEADER_BYTES, RecordHeader, RecordKind};
 
-const INDEX_VERSION: u32 = 1;
+/// Version of the rows' values, and of the journal.
+pub(super) const INDEX_VERSION: u32 = 1;
 
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

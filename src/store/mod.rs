@@ -1,6 +1,6 @@
 //! The chunk store: chunks, manifests and refs in crash-safe packs, and an index that finds them.
 //!
-//! **The packs are one log, and the log is the truth.** Records are appended to the newest pack and never changed; `index.redb` is
+//! **The packs are one log, and the log is the truth.** Records are appended to the newest pack and never changed; the index is
 //! a cache of the log and can be rebuilt from it at any time. Manifests are opaque bytes here; what garbage collection must keep
 //! is told from above.
 //!
@@ -21,6 +21,7 @@ mod directory;
 mod entry;
 mod gc;
 mod index;
+mod journal;
 mod log;
 mod overlay;
 pub mod pack;
@@ -28,6 +29,7 @@ mod reader;
 mod recovery;
 mod reencode;
 mod refs;
+mod rows;
 mod scan;
 mod session;
 mod shield;

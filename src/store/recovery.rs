@@ -94,7 +94,7 @@ fn trim(index: &Index, packs: &SealedPacks) -> Result<()> {
         }
     })?;
     for batch in gone.chunks(BATCH_ENTRIES) {
-        index.apply(&mut IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
+        index.apply(&IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
     }
     Ok(())
 }
@@ -318,7 +318,7 @@ impl Replay<'_> {
             },
         }
         if self.change.entries.len() + self.change.refs.len() >= BATCH_ENTRIES {
-            self.index.apply(&mut dedup(std::mem::take(&mut self.change)))?;
+            self.index.apply(&dedup(std::mem::take(&mut self.change)))?;
         }
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Replay<'_> {
     fn finish(self, covered: Covered) -> Result<()> {
         let mut change = dedup(self.change);
         change.covered = Some(covered);
-        self.index.apply(&mut change)
+        self.index.apply(&change)
     }
 }
 

@@ -3,7 +3,7 @@
 use caskad::Error;
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use crate::scenario::{Run, check, operations_of, scenario};
+use crate::scenario::{Kept, Run, check, operations_of, scenario};
 use crate::spread;
 use crate::stores::{Op, apply, read};
 
@@ -12,13 +12,14 @@ const EIO: i32 = 5;
 
 #[test]
 fn a_full_or_broken_disk_is_named_and_spares_what_is_there() {
-    let count = operations_of(&scenario());
-    for errno in [ENOSPC, EIO] {
+    for (kept, errno) in Kept::ALL.into_iter().flat_map(|kept| [(kept, ENOSPC), (kept, EIO)]) {
+        let count = operations_of(&scenario(), kept);
+        eprintln!("failing disk: {count} operations, errno {errno}, {kept:?}");
         spread(count, |stop| {
-            let context = format!("errno {errno} at {stop}");
+            let context = format!("errno {errno} at {stop}, {kept:?}");
             let disk = FaultDisk::new();
             disk.fail_after_with(stop, errno);
-            let (run, store) = Run::open_end(&disk, &scenario());
+            let (run, store) = Run::open_end(&disk, &scenario(), kept);
             match (&run.error, errno) {
                 (Some(Error::NoSpace { .. }), ENOSPC) | (Some(Error::Io { .. }), EIO) => {}
                 // Closing a store says nothing; the next open finds the disk as it is.
@@ -41,5 +42,4 @@ fn a_full_or_broken_disk_is_named_and_spares_what_is_there() {
             check(&disk.crash(Survivors::Written), &run, &context);
         });
     }
-    eprintln!("failing disk: {count} operations × ENOSPC, EIO");
 }

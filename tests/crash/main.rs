@@ -10,7 +10,7 @@ mod scenario;
 
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use scenario::{Run, check, operations_of, scenario};
+use scenario::{Kept, Run, check, operations_of, scenario};
 
 /// Threads that a matrix is spread over.
 const THREADS: u64 = 2;
@@ -32,54 +32,67 @@ fn spread(count: u64, test: impl Fn(u64) + Sync) {
     });
 }
 
-#[test]
-fn whatever_the_crash_what_was_acknowledged_is_there() {
-    let count = operations_of(&scenario());
+fn whatever_the_crash(kept: Kept) {
+    let count = operations_of(&scenario(), kept);
     spread(count, |stop| {
         let disk = FaultDisk::new();
         disk.fail_after(stop);
-        let run = Run::of(&disk, &scenario());
+        let run = Run::of(&disk, &scenario(), kept);
         assert!(run.error.is_some() || run.closing, "the disk stopped at {stop} and nobody noticed");
         for survivors in Survivors::ALL {
-            check(&disk.crash(survivors), &run, &format!("stop {stop}, {survivors:?}, during {:?}", run.attempted));
+            let context = format!("{kept:?}, stop {stop}, {survivors:?}, during {:?}", run.attempted);
+            check(&disk.crash(survivors), &run, &context);
         }
         // The process is killed, the store is opened again, and then the power fails: what that open took in must be durable.
         let killed = disk.crash(Survivors::Written);
-        drop(scenario::open(&killed).unwrap());
-        check(&killed.crash(Survivors::Synced), &run, &format!("stop {stop}, opened, then the power failed"));
+        drop(scenario::open(&killed, kept).unwrap());
+        let context = format!("{kept:?}, stop {stop}, opened, then the power failed");
+        check(&killed.crash(Survivors::Synced), &run, &context);
     });
-    eprintln!("crash matrix: {count} operations × {} kinds of crash", Survivors::ALL.len() + 1);
+    eprintln!("crash matrix, {kept:?}: {count} operations × {} kinds of crash", Survivors::ALL.len() + 1);
 }
 
-/// Of how many crashes one is followed by a second. A prime, so that it meets every part of a commit.
-const EVERY: u64 = 31;
+#[test]
+fn whatever_the_crash_what_was_acknowledged_is_there() {
+    whatever_the_crash(Kept::Journal);
+    whatever_the_crash(Kept::Outgrown);
+}
+
+#[test]
+fn whatever_the_crash_what_was_acknowledged_is_there_with_a_database() {
+    whatever_the_crash(Kept::Database);
+}
 
 #[test]
 fn a_crash_during_recovery_costs_nothing_either() {
-    let count = operations_of(&scenario());
     let twice = std::sync::atomic::AtomicU64::new(0);
-    // Some crashes, and after each a second one at every operation of the next open.
-    spread(count.div_ceil(EVERY), |nth| {
-        let disk = FaultDisk::new();
-        disk.fail_after(EVERY * nth);
-        let run = Run::of(&disk, &scenario());
-        for survivors in [Survivors::Torn, Survivors::Written] {
-            for stop in 0.. {
-                let reopened = disk.crash(survivors);
-                reopened.fail_after(stop);
-                let outcome = scenario::open(&reopened).map(drop);
-                let done = (reopened.operations().len() as u64) < stop;
-                for again in [survivors, Survivors::Synced] {
-                    let context = format!("stop {}, {survivors:?}, then {stop} of the open, {again:?}", EVERY * nth);
-                    check(&reopened.crash(again), &run, &context);
-                    twice.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                }
-                if done {
-                    outcome.unwrap();
-                    break;
+    // Some crashes, and after each a second one at every operation of the next open. Of how many crashes one is followed by a second
+    // is a prime, so that it meets every part of a commit.
+    for (kept, every) in [(Kept::Journal, 5), (Kept::Outgrown, 13), (Kept::Database, 31)] {
+        spread(operations_of(&scenario(), kept).div_ceil(every), |nth| {
+            let disk = FaultDisk::new();
+            disk.fail_after(every * nth);
+            let run = Run::of(&disk, &scenario(), kept);
+            for survivors in [Survivors::Torn, Survivors::Written] {
+                for stop in 0.. {
+                    let reopened = disk.crash(survivors);
+                    reopened.fail_after(stop);
+                    let outcome = scenario::open(&reopened, kept).map(drop);
+                    let done = (reopened.operations().len() as u64) < stop;
+                    for again in [survivors, Survivors::Synced] {
+                        let first = every * nth;
+                        let context =
+                            format!("{kept:?}, stop {first}, {survivors:?}, then {stop} of the open, {again:?}");
+                        check(&reopened.crash(again), &run, &context);
+                        twice.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                    if done {
+                        outcome.unwrap();
+                        break;
+                    }
                 }
             }
-        }
-    });
+        });
+    }
     eprintln!("crash twice: {} pairs", twice.into_inner());
 }

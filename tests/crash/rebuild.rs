@@ -2,54 +2,75 @@
 
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use crate::scenario::{Run, check, open, scenario};
+use crate::scenario::{Kept, Run, check, open, scenario};
+
+/// The journal among the objects of the disk.
+const JOURNAL: &str = "index.journal";
 
 /// A store after the whole scenario, without its index.
-fn without_index() -> (FaultDisk, Run) {
+fn without_index(kept: Kept) -> (FaultDisk, Run) {
     let disk = FaultDisk::new();
-    let run = Run::of(&disk, &scenario());
+    let run = Run::of(&disk, &scenario(), kept);
     disk.with_index(Vec::clear);
+    assert_eq!(disk.with_object(JOURNAL, Vec::clear).is_some(), kept == Kept::Journal);
     (disk, run)
 }
 
 #[test]
 fn a_crash_while_the_index_is_rebuilt_leaves_it_to_the_next_open() {
-    let (disk, run) = without_index();
-    let mut stops = 0;
-    loop {
-        let opened = disk.crash(Survivors::Written);
-        opened.fail_after(stops);
-        let outcome = open(&opened).map(drop);
-        for survivors in Survivors::ALL {
-            check(&opened.crash(survivors), &run, &format!("rebuild stopped at {stops}, {survivors:?}"));
+    for kept in Kept::ALL {
+        let (disk, run) = without_index(kept);
+        let mut stops = 0;
+        loop {
+            let opened = disk.crash(Survivors::Written);
+            opened.fail_after(stops);
+            let outcome = open(&opened, kept).map(drop);
+            for survivors in Survivors::ALL {
+                let context = format!("{kept:?}: rebuild stopped at {stops}, {survivors:?}");
+                check(&opened.crash(survivors), &run, &context);
+            }
+            if (opened.operations().len() as u64) < stops {
+                outcome.unwrap();
+                break;
+            }
+            stops += 1;
         }
-        if (opened.operations().len() as u64) < stops {
-            outcome.unwrap();
-            break;
-        }
-        stops += 1;
+        eprintln!("crash while rebuilding, {kept:?}: {stops} operations × {} kinds of survivors", Survivors::ALL.len());
     }
-    eprintln!("crash while rebuilding: {stops} operations × {} kinds of survivors", Survivors::ALL.len());
+}
+
+/// Flips a bit of the index at `at`.
+fn damage(disk: &FaultDisk, kept: Kept, at: usize) {
+    match kept {
+        Kept::Journal => disk.with_object(JOURNAL, |bytes| bytes[at] ^= 0x40).unwrap(),
+        Kept::Outgrown | Kept::Database => disk.with_index(|bytes| bytes[at] ^= 0x40),
+    }
 }
 
 #[test]
-fn an_index_damaged_in_any_page_is_rebuilt_whatever_crash_follows() {
-    let disk = FaultDisk::new();
-    let run = Run::of(&disk, &scenario());
-    let len = disk.with_index(|bytes| bytes.len());
-    let mut pairs = 0;
-    for at in (0..len).step_by(4096 * 7 + 13) {
-        let damaged = disk.crash(Survivors::Written);
-        damaged.with_index(|bytes| bytes[at] ^= 0x40);
-        for stop in [0, 3, 7, 12, 20] {
-            let opened = damaged.crash(Survivors::Written);
-            opened.fail_after(stop);
-            let _ = open(&opened);
-            for survivors in [Survivors::Synced, Survivors::Torn] {
-                check(&opened.crash(survivors), &run, &format!("byte {at} flipped, stop {stop}, {survivors:?}"));
-                pairs += 1;
+fn an_index_damaged_anywhere_is_rebuilt_whatever_crash_follows() {
+    for kept in [Kept::Journal, Kept::Database] {
+        let disk = FaultDisk::new();
+        let run = Run::of(&disk, &scenario(), kept);
+        let (len, step) = match kept {
+            Kept::Journal => (disk.with_object(JOURNAL, |bytes| bytes.len()).unwrap(), 211),
+            _ => (disk.with_index(|bytes| bytes.len()), 4096 * 7 + 13),
+        };
+        let mut pairs = 0;
+        for at in (0..len).step_by(step).chain([len - 1]) {
+            let damaged = disk.crash(Survivors::Written);
+            damage(&damaged, kept, at);
+            for stop in [0, 3, 7, 12, 20] {
+                let opened = damaged.crash(Survivors::Written);
+                opened.fail_after(stop);
+                let _ = open(&opened, kept);
+                for survivors in [Survivors::Synced, Survivors::Torn] {
+                    let context = format!("{kept:?}: byte {at} flipped, stop {stop}, {survivors:?}");
+                    check(&opened.crash(survivors), &run, &context);
+                    pairs += 1;
+                }
             }
         }
+        eprintln!("crash after damage to the index of {len} bytes, {kept:?}: {pairs} pairs");
     }
-    eprintln!("crash after damage to the index: {pairs} pairs");
 }

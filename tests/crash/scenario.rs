@@ -49,14 +49,38 @@ pub(crate) fn scenario() -> Vec<Step> {
     ]
 }
 
-pub(crate) fn open(disk: &FaultDisk) -> Result<Store, Error> {
-    options(PACK_BYTES).open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone()))
+/// What the index is kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// A journal, as in every small store.
+    Journal,
+    /// A journal that the scenario outgrows half-way.
+    Outgrown,
+    /// A database, as in every large store.
+    Database,
+}
+
+impl Kept {
+    pub(crate) const ALL: [Kept; 3] = [Kept::Journal, Kept::Outgrown, Kept::Database];
+
+    fn journal_bytes(self) -> usize {
+        match self {
+            Kept::Journal => usize::MAX,
+            Kept::Outgrown => 4000,
+            Kept::Database => 0,
+        }
+    }
+}
+
+pub(crate) fn open(disk: &FaultDisk, kept: Kept) -> Result<Store, Error> {
+    let options = options(PACK_BYTES).index_journal_bytes(kept.journal_bytes());
+    options.open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone()))
 }
 
 /// Operations that `steps` take on a disk that never fails, closing the store included.
-pub(crate) fn operations_of(steps: &[Step]) -> u64 {
+pub(crate) fn operations_of(steps: &[Step], kept: Kept) -> u64 {
     let disk = FaultDisk::new();
-    let run = Run::of(&disk, steps);
+    let run = Run::of(&disk, steps, kept);
     assert!(run.error.is_none(), "{:?}", run.error);
     disk.operations().len() as u64
 }
@@ -70,21 +94,22 @@ pub(crate) struct Run {
     pub(crate) error: Option<Error>,
     /// The store was being closed, which says nothing of failures, or had been.
     pub(crate) closing: bool,
+    pub(crate) kept: Kept,
 }
 
 impl Run {
     /// Does `steps` on a new store until one fails, then closes the store.
-    pub(crate) fn of(disk: &FaultDisk, steps: &[Step]) -> Run {
-        let (mut run, store) = Run::open_end(disk, steps);
+    pub(crate) fn of(disk: &FaultDisk, steps: &[Step], kept: Kept) -> Run {
+        let (mut run, store) = Run::open_end(disk, steps, kept);
         drop(store);
         run.closing |= run.error.is_none();
         run
     }
 
     /// As `of`, with the store still open if it could be opened.
-    pub(crate) fn open_end(disk: &FaultDisk, steps: &[Step]) -> (Run, Option<Store>) {
-        let mut run = Run { model: Model::default(), attempted: None, error: None, closing: false };
-        let mut store = match open(disk) {
+    pub(crate) fn open_end(disk: &FaultDisk, steps: &[Step], kept: Kept) -> (Run, Option<Store>) {
+        let mut run = Run { model: Model::default(), attempted: None, error: None, closing: false, kept };
+        let mut store = match open(disk, kept) {
             Ok(store) => Some(store),
             Err(error) => {
                 run.error = Some(error);
@@ -104,7 +129,7 @@ impl Run {
                 }
                 Step::Reopen => {
                     drop(store.take());
-                    match open(disk) {
+                    match open(disk, kept) {
                         Ok(reopened) => {
                             store = Some(reopened);
                             None
@@ -140,7 +165,7 @@ impl Run {
 
 /// Opens what a crash left on `disk` and compares it with `run`; then goes on using it.
 pub(crate) fn check(disk: &FaultDisk, run: &Run, context: &str) {
-    let store = open(disk).unwrap_or_else(|error| panic!("{context}: open: {error}"));
+    let store = open(disk, run.kept).unwrap_or_else(|error| panic!("{context}: open: {error}"));
     let found = read(&store).unwrap_or_else(|error| panic!("{context}: {error}"));
     let allowed = run.allowed().into_iter().find(|model| model.visible() == found);
     let mut model = allowed.unwrap_or_else(|| panic!("{context}: the store holds {}", describe(&found)));
@@ -153,7 +178,7 @@ pub(crate) fn check(disk: &FaultDisk, run: &Run, context: &str) {
     let found = read(&store).unwrap_or_else(|error| panic!("{context}: after gc: {error}"));
     assert!(found == model.visible(), "{context}: after gc the store holds {}", describe(&found));
     drop(store);
-    let store = open(disk).unwrap_or_else(|error| panic!("{context}: reopen: {error}"));
+    let store = open(disk, run.kept).unwrap_or_else(|error| panic!("{context}: reopen: {error}"));
     assert_sound(&store, context);
     assert!(read(&store).unwrap() == model.visible(), "{context}: after a reopen");
 }

@@ -30,9 +30,10 @@ fn a_second_opener_is_told_who_has_the_store() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(caskad::StoreOptions::new().read_only(true).open(&copy.path), Err(Error::Locked { .. })));
-    // Without its lock file the index still knows that it is in use.
+    // Without its lock file the directory itself still tells that it is in use.
     fs::remove_file(copy.path.join("LOCK")).unwrap();
     assert!(matches!(copy.open(), Err(Error::Locked { .. })));
+    assert!(matches!(caskad::StoreOptions::new().read_only(true).open(&copy.path), Err(Error::Locked { .. })));
     assert!(copy.index().exists(), "it was not replaced under its owner");
     drop(store);
     let readers = [0, 1].map(|_| caskad::StoreOptions::new().read_only(true).open(&copy.path).unwrap());
@@ -90,7 +91,7 @@ fn a_damaged_format_file_is_mended_or_refused_in_words() {
 #[test]
 fn a_store_on_a_medium_that_cannot_be_written_to_is_read_all_the_same() {
     let fixture = Fixture::new();
-    for (what, lose) in [("as it was", ""), ("without index", "index.redb"), ("without lock", "LOCK")] {
+    for (what, lose) in [("as it was", ""), ("without index", "index.journal"), ("without lock", "LOCK")] {
         let copy = fixture.copy();
         if !lose.is_empty() {
             fs::remove_file(copy.path.join(lose)).unwrap();
@@ -112,7 +113,7 @@ fn a_store_on_a_medium_that_cannot_be_written_to_is_read_all_the_same() {
         assert_eq!(listing(&copy.path), before, "{what}: something was changed");
     }
     let copy = fixture.copy();
-    for (bit, name) in [(40_000 * 8, "index.redb"), (8 * 5000, "index.redb")] {
+    for (bit, name) in [(8 * 500, "index.journal"), (8 * 1000, "index.journal")] {
         flip(&copy.path.join(name), bit);
     }
     let store = caskad::StoreOptions::new().read_only(true).open(&copy.path).unwrap();

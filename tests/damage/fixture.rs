@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use caskad::{Error, Monitor, Store};
+use caskad::{Error, Monitor, Store, StoreOptions};
 use tempfile::TempDir;
 
 use crate::formats::{Tensor, safetensors};
@@ -29,6 +29,8 @@ impl Seeded {
 /// A store, closed, and what it holds.
 pub(crate) struct Fixture {
     directory: TempDir,
+    /// The index is a database, as in a large store, and no journal.
+    database: bool,
     pub(crate) model: Model,
 }
 
@@ -39,11 +41,25 @@ pub(crate) fn checkpoint(step: u64) -> Bytes {
     safetensors(&shared.chain([own]).collect::<Vec<_>>()).into()
 }
 
+fn options_of(database: bool) -> StoreOptions {
+    let options = options(PACK_BYTES);
+    if database { options.index_journal_bytes(0) } else { options }
+}
+
 impl Fixture {
     pub(crate) fn new() -> Fixture {
+        Fixture::of(false)
+    }
+
+    /// One whose index is a journal, and one whose index is a database.
+    pub(crate) fn both() -> [Fixture; 2] {
+        [Fixture::of(false), Fixture::of(true)]
+    }
+
+    fn of(database: bool) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let mut model = Model::default();
-        let store = options(PACK_BYTES).open(directory.path().join("store")).unwrap();
+        let store = options_of(database).open(directory.path().join("store")).unwrap();
         for op in [
             Op::Put { key: "gone", label: Some("label"), payload: noise("gone", 20_000).into() },
             Op::Put { key: "m", label: Some("first"), payload: checkpoint(1) },
@@ -60,7 +76,7 @@ impl Fixture {
         }
         assert_sound(&store, "before any damage");
         drop(store);
-        Fixture { directory, model }
+        Fixture { directory, database, model }
     }
 
     /// A copy to damage.
@@ -75,19 +91,24 @@ impl Fixture {
                 }
             }
         }
-        Copy { _directory: directory, path }
+        Copy { _directory: directory, database: self.database, path }
     }
 }
 
 /// A store to damage, and its directory.
 pub(crate) struct Copy {
     _directory: TempDir,
+    database: bool,
     pub(crate) path: PathBuf,
 }
 
 impl Copy {
+    pub(crate) fn options(&self) -> StoreOptions {
+        options_of(self.database)
+    }
+
     pub(crate) fn open(&self) -> Result<Store, Error> {
-        options(PACK_BYTES).open(&self.path)
+        self.options().open(&self.path)
     }
 
     /// The pack files, the oldest first.
@@ -99,7 +120,7 @@ impl Copy {
     }
 
     pub(crate) fn index(&self) -> PathBuf {
-        self.path.join("index.redb")
+        self.path.join(if self.database { "index.redb" } else { "index.journal" })
     }
 
     /// Opens the store and demands that it holds all of `model`, and is sound once `verify_all` has told what it mended.

@@ -50,11 +50,13 @@ fn damaged_index(fixture: &Fixture, seeded: &mut Seeded) -> (Copy, u64) {
 
 #[test]
 fn a_flipped_bit_costs_nothing_and_shows_nothing() {
-    let (fixture, mut seeded) = (Fixture::new(), Seeded::new("flip the index"));
+    let mut seeded = Seeded::new("flip the index");
     let panics = panics_during(|| {
-        for case in 0..FLIPS {
-            let (copy, bit) = damaged_index(&fixture, &mut seeded);
-            copy.assert_whole(&fixture.model, &format!("case {case}: bit {bit} of the index"));
+        for fixture in Fixture::both() {
+            for case in 0..FLIPS {
+                let (copy, bit) = damaged_index(&fixture, &mut seeded);
+                copy.assert_whole(&fixture.model, &format!("case {case}: bit {bit} of {}", copy.index().display()));
+            }
         }
     });
     assert_eq!(panics, 0, "a small index is checked before redb trusts it");
@@ -64,7 +66,7 @@ fn a_flipped_bit_costs_nothing_and_shows_nothing() {
 /// A large index is not checked when it is opened: the damage is met on the way.
 #[test]
 fn a_flipped_bit_that_is_met_on_the_way_never_gives_wrong_bytes() {
-    let (fixture, mut seeded) = (Fixture::new(), Seeded::new("meet a flip"));
+    let ([_, fixture], mut seeded) = (Fixture::both(), Seeded::new("meet a flip"));
     let mut rebuilt = 0;
     let panics = panics_during(|| {
         for case in 0..FLIPS {
@@ -77,7 +79,7 @@ fn a_flipped_bit_that_is_met_on_the_way_never_gives_wrong_bytes() {
 
 /// Uses a store whose index was not checked when it was opened. True if `verify_all` was the first to find the damage.
 fn meet(fixture: &Fixture, copy: &Copy, context: &str) -> bool {
-    let options = options(PACK_BYTES).checked_index_bytes(0);
+    let options = copy.options().checked_index_bytes(0);
     let store = options.open(&copy.path).unwrap_or_else(|error| panic!("{context}: open: {error}"));
     for (key, state) in &fixture.model.visible().0 {
         for (version, bytes) in &state.versions {
@@ -98,7 +100,10 @@ fn meet(fixture: &Fixture, copy: &Copy, context: &str) -> bool {
 /// A key that was altered makes a row look as if it did not exist. No value shows that: only the check before saying so does.
 #[test]
 fn a_row_whose_key_was_altered_is_not_reported_as_missing() {
-    let fixture = Fixture::new();
+    Fixture::both().into_iter().for_each(alter_keys);
+}
+
+fn alter_keys(fixture: Fixture) {
     let (version, chunks) = {
         let copy = fixture.copy();
         let version = copy.open().unwrap().version(&at("opaque", 1)).unwrap();
@@ -122,10 +127,14 @@ fn a_row_whose_key_was_altered_is_not_reported_as_missing() {
 
 #[test]
 fn a_lost_cut_or_foreign_index_is_rebuilt() {
-    let fixture = Fixture::new();
+    Fixture::both().into_iter().for_each(lose_and_cut);
+}
+
+fn lose_and_cut(fixture: Fixture) {
     let len = fs::metadata(fixture.copy().index()).unwrap().len();
     let mut seeded = Seeded::new("cut the index");
-    let mut cuts = vec![0, 1, 63, 64, 320, 4095, 4096, 8192, len / 2, len - 4096, len - 1];
+    let mut cuts = vec![0, 1, 63, 64, 320, 4095, 4096, 8192, len / 2, len.saturating_sub(4096), len - 1];
+    cuts.retain(|&cut| cut < len);
     cuts.extend((0..20).map(|_| seeded.below(len)));
     for cut in cuts {
         let copy = fixture.copy();
@@ -149,10 +158,58 @@ fn a_lost_cut_or_foreign_index_is_rebuilt() {
     extended.assert_whole(&fixture.model, "longer index");
 }
 
+/// What was acknowledged last lies at the very end of the log, where a crash would have torn something: the index tells which it is.
+#[test]
+fn damage_to_what_was_acknowledged_last_is_named_and_not_cut() {
+    for fixture in Fixture::both() {
+        let len = fs::metadata(fixture.copy().packs().last().unwrap()).unwrap().len();
+        for back in (1..80).step_by(7) {
+            let copy = fixture.copy();
+            let pack = copy.packs().pop().unwrap();
+            flip(&pack, 8 * (len - back));
+            let report = copy.open().unwrap().verify_all(&Monitor::none()).unwrap();
+            assert!(
+                report.damaged.iter().any(|damage| damage.what == "pack"),
+                "{back} bytes before the end: {report:?}"
+            );
+            assert!(fs::metadata(pack).unwrap().len() >= len, "cut");
+            // The index says what it was: here, a label.
+            assert!(read(&copy.open().unwrap()).unwrap() == fixture.model.visible());
+        }
+        let copy = fixture.copy();
+        truncate(&copy.packs().pop().unwrap(), len - 1);
+        assert!(read(&copy.open().unwrap()).unwrap() == fixture.model.visible(), "what was cut is written anew");
+    }
+}
+
+/// A journal that was put back after the index had outgrown it.
+#[test]
+fn a_journal_from_yesterday_beside_a_database_catches_up() {
+    let fixture = Fixture::new();
+    let copy = fixture.copy();
+    let yesterday = fs::read(copy.index()).unwrap();
+    let mut model = fixture.model.clone();
+    let store = copy.options().index_journal_bytes(0).open(&copy.path).unwrap();
+    for op in [Op::Remove("opaque", 1), Op::Gc, Op::Put { key: "m", label: None, payload: noise("today", 9000).into() }]
+    {
+        apply(&store, &op).unwrap();
+        model.apply(&op).unwrap();
+    }
+    drop(store);
+    assert!(!copy.index().exists() && copy.path.join("index.redb").exists());
+    copy.assert_whole(&model, "the database alone");
+    fs::write(copy.index(), yesterday).unwrap();
+    copy.assert_whole(&model, "with the journal");
+    assert!(!copy.path.join("index.redb").exists(), "one of them is the index");
+}
+
 /// An older copy of the index, put back while the packs went on.
 #[test]
 fn an_index_from_yesterday_catches_up() {
-    let fixture = Fixture::new();
+    Fixture::both().into_iter().for_each(put_yesterday_back);
+}
+
+fn put_yesterday_back(fixture: Fixture) {
     let copy = fixture.copy();
     let yesterday = fs::read(copy.index()).unwrap();
     let mut model = fixture.model.clone();
@@ -176,10 +233,16 @@ fn an_index_from_yesterday_catches_up() {
 /// and give out a version's number again.
 #[test]
 fn an_index_damaged_while_it_is_used_costs_no_acknowledged_version() {
+    damage_while_used(0);
+    damage_while_used(usize::MAX);
+}
+
+fn damage_while_used(journal_bytes: usize) {
     let disk = FaultDisk::new();
     let open = || {
         let place = IndexPlace::FaultDisk(disk.clone());
-        options(PACK_BYTES).checked_index_bytes(0).open_backend(Arc::new(disk.clone()), place).unwrap()
+        let options = options(PACK_BYTES).checked_index_bytes(0).index_journal_bytes(journal_bytes);
+        options.open_backend(Arc::new(disk.clone()), place).unwrap()
     };
     let (store, done, rebuilt) = (open(), AtomicBool::new(false), AtomicUsize::new(0));
     let put = |thread: u64| {
@@ -189,6 +252,12 @@ fn an_index_damaged_while_it_is_used_costs_no_acknowledged_version() {
         }
     };
     let mut seeded = Seeded::new("damage under way");
+    let mut damage = |bytes: &mut Vec<u8>, from: u64, bytes_in_use: u64| {
+        for _ in 0..20 {
+            let at = (from + seeded.below(bytes_in_use)) as usize;
+            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10);
+        }
+    };
     panics_during(|| {
         std::thread::scope(|scope| {
             let putting: Vec<_> = (0..3)
@@ -202,12 +271,8 @@ fn an_index_damaged_while_it_is_used_costs_no_acknowledged_version() {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     // Pages in use crowd behind the header.
-                    disk.with_index(|bytes| {
-                        for _ in 0..20 {
-                            let at = 4096 + seeded.below(128 << 10) as usize;
-                            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10);
-                        }
-                    });
+                    disk.with_index(|bytes| damage(bytes, 4096, 128 << 10));
+                    disk.with_object("index.journal", |bytes| damage(bytes, 0, 16 << 10));
                     let report = store.verify_all(&Monitor::none()).unwrap();
                     rebuilt.fetch_add(usize::from(!report.ok), Ordering::Relaxed);
                 }
@@ -221,5 +286,8 @@ fn an_index_damaged_while_it_is_used_costs_no_acknowledged_version() {
     let held: HashSet<Vec<u8>> = read(&store).unwrap().0["m"].versions.values().map(|bytes| bytes.0.to_vec()).collect();
     assert_eq!(held.len(), 120, "a number was given out twice");
     assert!(rebuilt.load(Ordering::Relaxed) > 0, "nothing was rebuilt");
-    eprintln!("index damaged while in use: rebuilt {} times", rebuilt.into_inner());
+    eprintln!(
+        "index damaged while in use: rebuilt {} times, at most {journal_bytes} bytes of journal",
+        rebuilt.into_inner()
+    );
 }
