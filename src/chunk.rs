@@ -95,11 +95,13 @@ pub enum Codec {
     Delta = 3,
     /// Difference to a base chunk, coded in the context of the base.
     DeltaCtx = 4,
+    /// One zstd frame with a base chunk as its dictionary.
+    Patch = 5,
 }
 
 impl Codec {
     /// Every codec that this version reads and writes.
-    pub const ALL: [Codec; 5] = [Codec::Raw, Codec::Zstd, Codec::Planes, Codec::Delta, Codec::DeltaCtx];
+    pub const ALL: [Codec; 6] = [Codec::Raw, Codec::Zstd, Codec::Planes, Codec::Delta, Codec::DeltaCtx, Codec::Patch];
 
     /// The codec of a codec byte.
     pub const fn from_byte(byte: u8) -> Option<Codec> {
@@ -109,13 +111,14 @@ impl Codec {
             2 => Some(Codec::Planes),
             3 => Some(Codec::Delta),
             4 => Some(Codec::DeltaCtx),
+            5 => Some(Codec::Patch),
             _ => None,
         }
     }
 
     /// True where decoding takes the bytes of a base chunk.
     pub const fn has_base(self) -> bool {
-        matches!(self, Codec::Delta | Codec::DeltaCtx)
+        matches!(self, Codec::Delta | Codec::DeltaCtx | Codec::Patch)
     }
 
     /// The word that reports use.
@@ -126,6 +129,7 @@ impl Codec {
             Codec::Planes => "planes",
             Codec::Delta => "delta",
             Codec::DeltaCtx => "delta-ctx",
+            Codec::Patch => "patch",
         }
     }
 }

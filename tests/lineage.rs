@@ -212,3 +212,45 @@ fn an_earlier_version_can_go_and_the_later_ones_stay() {
     let third = after(&second, "2");
     assert!(place.put("m", &safetensors(&third)).delta_chunks > 0);
 }
+
+/// A document of `lines`, some of which differ from one edition to the next.
+fn document(lines: usize, edition: usize) -> Vec<u8> {
+    let line = |n: usize| match n % 900 == 7 {
+        true => format!("{n}: edited for edition {edition}\n"),
+        false => format!("{n}: {}\n", blake3::hash(&n.to_le_bytes()).to_hex()),
+    };
+    (0..lines).flat_map(|n| line(n).into_bytes()).collect()
+}
+
+#[test]
+fn an_edited_document_costs_its_edits() {
+    let place = Place::new();
+    let first = place.put("doc", &document(40_000, 1));
+    assert!(share(&first) > 0.4, "{}", share(&first));
+    // Edits all over, so that no chunk of 64 KiB stays; a part at the front gone, so that all have moved.
+    let edited = document(40_000, 22)[5000..].to_vec();
+    let second = place.put("doc", &edited);
+    assert!(second.delta_chunks > second.new_chunks / 2, "{second:?}");
+    assert!(share(&second) < 0.15, "{}", share(&second));
+    let from_stream = Payload::reader("doc", &edited[1..]);
+    let report = place.store.put(&"doc".parse().unwrap(), from_stream, &PutOptions::default(), &Monitor::none()).unwrap();
+    assert!(share(&report) < 0.05, "{report:?}");
+    place.assert_restores("doc@3", &edited[1..]);
+}
+
+#[test]
+fn a_dump_of_no_known_format_that_changes_in_place_costs_its_change() {
+    let place = Place::new();
+    let dump = |tensors: &[Tensor]| tensors.iter().flat_map(|tensor| tensor.bytes.clone()).collect::<Vec<u8>>();
+    let first = [vec![1, 2, 3], dump(&model())].concat();
+    let second = [vec![1, 2, 3], dump(&after(&model(), "1"))].concat();
+    let alone = share(&place.put("dump", &first));
+    let report = place.put("dump", &second);
+    assert!(share(&report) < 0.75 * alone, "{alone} {}", share(&report));
+    // Where bytes have moved, cuts follow the content again.
+    let moved = [vec![0; 70_000], second.clone()].concat();
+    assert!(place.put("dump", &moved).stored_bytes < 600_000);
+    let mut swapped = second.clone();
+    swapped.rotate_left(1_000_003);
+    assert!(share(&place.put("dump", &swapped)) < 0.5);
+}

@@ -8,6 +8,7 @@ use super::CodecError;
 use super::delta;
 use super::delta_ctx::DeltaCtxReader;
 use super::frame::FrameReader;
+use super::patch::PatchReader;
 use super::planes::PlanesReader;
 use crate::chunk::Codec;
 use crate::limits;
@@ -17,6 +18,7 @@ pub struct Decoder {
     planes: PlanesReader,
     frames: FrameReader,
     contexts: DeltaCtxReader,
+    patch: PatchReader,
 }
 
 impl Default for Decoder {
@@ -28,7 +30,8 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder of every codec in [`Codec::ALL`].
     pub fn new() -> Decoder {
-        Decoder { planes: PlanesReader::new(), frames: FrameReader::new(), contexts: DeltaCtxReader::new() }
+        let (planes, frames) = (PlanesReader::new(), FrameReader::new());
+        Decoder { planes, frames, contexts: DeltaCtxReader::new(), patch: PatchReader::new() }
     }
 
     /// Decodes `stored` into `out`, which becomes `plain_len` bytes long; what it held before is lost.
@@ -73,6 +76,10 @@ impl Decoder {
             Codec::DeltaCtx => {
                 let base = base.ok_or(CodecError::BaseMissing(codec))?;
                 self.contexts.read(stored, base, out)
+            }
+            Codec::Patch => {
+                let base = base.ok_or(CodecError::BaseMissing(codec))?;
+                self.patch.read(stored, base, out)
             }
         }
     }

@@ -9,6 +9,7 @@ use super::delta_ctx::DeltaCtxWriter;
 use super::difference::Order;
 use super::entropy;
 use super::frame::FrameWriter;
+use super::patch::PatchWriter;
 use super::planes::PlanesWriter;
 use crate::chunk::{Codec, ElementWidth};
 use crate::limits;
@@ -62,6 +63,7 @@ pub struct Encoder {
     delta: DeltaWriter,
     delta_planes: PlanesWriter,
     contexts: Option<DeltaCtxWriter>,
+    patch: PatchWriter,
     kept: Vec<u8>,
 }
 
@@ -89,6 +91,7 @@ impl Encoder {
             delta: DeltaWriter::new(),
             delta_planes: PlanesWriter::new(effort == Effort::Compact),
             contexts: (effort == Effort::Compact).then(DeltaCtxWriter::new),
+            patch: PatchWriter::with_level(level),
             kept: Vec::new(),
         }
     }
@@ -116,6 +119,9 @@ impl Encoder {
             return self.encode(plain, width, out);
         }
         let (plan, bits) = self.plan(plain, width);
+        if plan == Plan::Zstd {
+            return self.patch(plain, base, out);
+        }
         let estimate = self.delta.estimate(plain, width.bytes(), base);
         let alone_bits = bits.unwrap_or(f32::INFINITY).min(estimate.alone_bits);
         let even = plain.len().abs_diff(base.len()) < plain.len() / 8;
@@ -142,6 +148,18 @@ impl Encoder {
         }
         std::mem::swap(out, &mut self.kept);
         codec
+    }
+
+    /// Encodes `plain`, bytes that repeat, as one frame: with matches in `base` where that saves another twentieth.
+    fn patch(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Codec {
+        let alone = self.encode_as(Plan::Zstd, plain, out);
+        let alone_len = if alone == Codec::Raw { plain.len() } else { out.len() };
+        let patched = self.patch.write(plain, base, &mut self.second);
+        if !patched || self.second.len() + alone_len.div_ceil(DELTA_WORTH_PART) > alone_len {
+            return alone;
+        }
+        std::mem::swap(out, &mut self.second);
+        Codec::Patch
     }
 
     /// Puts a delta in context in the place of the delta in `second`, if it is asked for and smaller.

@@ -73,14 +73,7 @@ impl FrameReader {
 
     /// Decodes `stored`, one frame, into `out`, which it must fill.
     pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
-        let magic = stored.get(..MAGIC.len()).ok_or(CodecError::Truncated)?;
-        if magic != MAGIC {
-            return Err(CodecError::Invalid("not a zstd frame"));
-        }
-        let frame = zstd_safe::find_frame_compressed_size(stored).map_err(explain)?;
-        if frame != stored.len() {
-            return Err(CodecError::Invalid("bytes follow the zstd frame"));
-        }
+        check_frame(stored)?;
         let written = self.context.decompress(out, stored).map_err(explain)?;
         if written != out.len() {
             return Err(CodecError::Invalid("the zstd frame is shorter than its chunk"));
@@ -89,7 +82,20 @@ impl FrameReader {
     }
 }
 
-fn explain(code: zstd_safe::ErrorCode) -> CodecError {
+/// Checks that `stored` is exactly one frame, by its headers.
+pub(super) fn check_frame(stored: &[u8]) -> Result<(), CodecError> {
+    let magic = stored.get(..MAGIC.len()).ok_or(CodecError::Truncated)?;
+    if magic != MAGIC {
+        return Err(CodecError::Invalid("not a zstd frame"));
+    }
+    match zstd_safe::find_frame_compressed_size(stored).map_err(explain)? == stored.len() {
+        true => Ok(()),
+        false => Err(CodecError::Invalid("bytes follow the zstd frame")),
+    }
+}
+
+/// What an error of libzstd means for a chunk.
+pub(super) fn explain(code: zstd_safe::ErrorCode) -> CodecError {
     let is = |kind| zstd_safe::is_error_kind(code, kind);
     if is(ZSTD_ErrorCode::ZSTD_error_srcSize_wrong) {
         CodecError::Truncated

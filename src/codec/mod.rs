@@ -6,6 +6,7 @@
 //! | zstd | one standard zstd frame | text, code, whatever repeats |
 //! | planes | byte planes of the elements (byte map in `planes.rs`) | weights and gradients, whose exponents repeat and whose mantissas are noise |
 //! | delta | differences to a base chunk's elements, in planes (byte map in `delta.rs`) | the same tensor of an earlier version |
+//! | patch | one zstd frame with a base chunk as its dictionary (`patch.rs`) | an earlier version of text, code, archives |
 //!
 //! **Why planes.** A trained weight's exponent takes a few of its 256 values most of the time, its mantissa all values alike. Side by
 //! side the two hide each other from a byte-wise coder; apart, the exponents shrink to a third and the mantissas are copied.
@@ -24,6 +25,7 @@ mod difference;
 mod encoder;
 mod entropy;
 mod frame;
+mod patch;
 mod plane;
 mod planes;
 mod rans;

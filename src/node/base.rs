@@ -17,6 +17,7 @@ use crate::chunk::{ChunkRef, Span};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::manifest::{Content, Manifest, SegmentEntry};
+use crate::node::kin::{KIN_BYTES, Kin};
 use crate::node::store::Store;
 use crate::split::{Layout, Segment};
 use crate::store::ChunkReader;
@@ -61,14 +62,20 @@ impl<'s> Bases<'s> {
                 runs.push(FacingRun { span: run.span, chunks });
             }
         }
-        Ok(Facing { runs, misses: AtomicU32::new(0) })
+        Ok(Facing { runs, ..Facing::default() })
     }
 
-    /// The chunks of the newest earlier file at `path` that has `len` bytes and no tensors.
-    pub(super) fn plain_file(&mut self, path: &str, len: u64) -> Result<Option<Vec<ChunkRef>>> {
+    /// What the chunks of a payload without tensors face: those of the newest earlier file at `path`, where that is not too long.
+    pub(super) fn kin(&mut self, path: &str) -> Result<Facing> {
+        let chunks = self.plain_file(path, |len| len <= KIN_BYTES)?;
+        Ok(Facing { kin: chunks.map(|chunks| Kin::new(self.store.inner.chunks.clone(), chunks)), ..Facing::default() })
+    }
+
+    /// The chunks of the newest earlier file at `path` that has no tensors, and of whose length `fits` approves.
+    pub(super) fn plain_file(&mut self, path: &str, fits: impl Fn(u64) -> bool) -> Result<Option<Vec<ChunkRef>>> {
         let mut at = 0;
         while at < self.versions.len() || self.load_next()? {
-            if let Some(chunks) = self.versions.get(at).and_then(|version| version.plain_file(path, len)) {
+            if let Some(chunks) = self.versions.get(at).and_then(|version| version.plain_file(path, &fits)) {
                 return Ok(Some(chunks));
             }
             at += 1;
@@ -138,14 +145,14 @@ impl BaseVersion {
         BaseVersion { manifest: Arc::new(manifest), tensors }
     }
 
-    /// The chunks of the file at `path`, or the only one, if it has `len` bytes in chunks and no segments.
-    fn plain_file(&self, path: &str, len: u64) -> Option<Vec<ChunkRef>> {
+    /// The chunks of the file at `path`, or the only one, if it has no segments and a length that fits.
+    fn plain_file(&self, path: &str, fits: impl Fn(u64) -> bool) -> Option<Vec<ChunkRef>> {
         let index = match self.manifest.single {
             true => 0,
             false => self.manifest.find_file(path)?.0,
         };
         let file = self.manifest.files.get(index)?.regular()?;
-        let plain = file.len == len && file.segments.is_empty() && file.content == Content::Chunks;
+        let plain = fits(file.len) && file.segments.is_empty() && file.content == Content::Chunks;
         plain.then(|| self.manifest.chunks.get(self.manifest.file_chunks(index)).map(<[ChunkRef]>::to_vec))?
     }
 
@@ -194,6 +201,8 @@ fn common_root<'n>(mut names: impl Iterator<Item = &'n str>) -> usize {
 pub(super) struct Facing {
     /// By offset.
     runs: Vec<FacingRun>,
+    /// What the bytes outside of them come from.
+    kin: Option<Kin>,
     /// How many chunks in a row found no difference that pays.
     misses: AtomicU32,
 }
@@ -208,20 +217,24 @@ impl Facing {
     /// Each chunk of a payload of `len` bytes faces the one that lies in its place.
     pub(super) fn in_place(placed: Vec<(Span, ChunkRef)>, len: u64) -> Facing {
         let chunks = placed.into_iter().map(|(span, chunk)| (span.offset, chunk)).collect();
-        Facing { runs: vec![FacingRun { span: Span::new(0, len), chunks }], misses: AtomicU32::new(0) }
+        Facing { runs: vec![FacingRun { span: Span::new(0, len), chunks }], ..Facing::default() }
     }
 
-    /// The chunk that the one at `span` faces, where it is worth trying.
-    pub(super) fn of(&self, span: Span) -> Option<ChunkRef> {
-        let passed = self.runs.partition_point(|run| run.span.end() <= span.offset);
-        let run = self.runs.get(passed)?;
-        let offset = span.offset.checked_sub(run.span.offset)?;
-        let found = run.chunks.binary_search_by_key(&offset, |(offset, _)| *offset).ok()?;
+    /// The chunk that `plain`, the one at `span`, faces; where it is worth trying.
+    pub(super) fn of(&self, span: Span, plain: &[u8]) -> Option<ChunkRef> {
         let misses = self.misses.load(Ordering::Relaxed);
         if misses >= PATIENCE && !misses.is_multiple_of(PATIENCE) {
             self.misses.fetch_add(1, Ordering::Relaxed);
             return None;
         }
+        self.in_place_of(span).or_else(|| self.kin.as_ref()?.of(plain))
+    }
+
+    fn in_place_of(&self, span: Span) -> Option<ChunkRef> {
+        let passed = self.runs.partition_point(|run| run.span.end() <= span.offset);
+        let run = self.runs.get(passed)?;
+        let offset = span.offset.checked_sub(run.span.offset)?;
+        let found = run.chunks.binary_search_by_key(&offset, |(offset, _)| *offset).ok()?;
         run.chunks.get(found).map(|(_, chunk)| *chunk)
     }
 
@@ -252,12 +265,11 @@ mod tests {
     #[test]
     fn differences_that_never_pay_are_seldom_tried() {
         let chunk = ChunkRef { hash: Hash::of(b"base"), len: 1 };
-        let chunks = (0..1000).map(|at| (at, chunk)).collect();
-        let facing = Facing { runs: vec![FacingRun { span: Span::new(5, 1000), chunks }], misses: AtomicU32::new(0) };
-        let tried = (5..1005).filter(|&at| facing.of(Span::new(at, 1)).inspect(|_| facing.note(false)).is_some());
+        let facing = Facing::in_place((0..1000).map(|at| (Span::new(at, 1), chunk)).collect(), 1000);
+        let tried = (0..1000).filter(|&at| facing.of(Span::new(at, 1), b"x").inspect(|_| facing.note(false)).is_some());
         assert_eq!(tried.count(), 8 + 992 / 8);
         facing.note(true);
-        assert!((5..105).all(|at| facing.of(Span::new(at, 1)).inspect(|_| facing.note(true)).is_some()));
-        assert!(facing.of(Span::new(4, 1)).is_none() && facing.of(Span::new(1005, 1)).is_none());
+        assert!((0..100).all(|at| facing.of(Span::new(at, 1), b"x").inspect(|_| facing.note(true)).is_some()));
+        assert!(facing.of(Span::new(1000, 1), b"x").is_none());
     }
 }

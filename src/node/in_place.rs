@@ -37,7 +37,7 @@ impl InPlace {
         path: &str,
         read_error: &dyn Fn(io::Error) -> Error,
     ) -> Result<Option<InPlace>> {
-        let Some(chunks) = bases.plain_file(path, len)? else { return Ok(None) };
+        let Some(chunks) = bases.plain_file(path, |there| there == len)? else { return Ok(None) };
         let mut offset = 0;
         let placed: Vec<(Span, ChunkRef)> = chunks
             .into_iter()

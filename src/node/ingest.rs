@@ -21,7 +21,7 @@ use crate::split::{Speculation, Window};
 use crate::store::{Base, ChunkReader, EncodedChunk, Session};
 
 /// What a difference to the bottom of a chain may take, compared with one to the nearest chunk that has room above it.
-const RESTART_COST: f64 = 1.15;
+const RESTART_COST: f64 = 1.08;
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl<'i, 'a> Worker<'i, 'a> {
         if !lock(&self.ingest.claimed).insert(hash) || session.has(&hash)? {
             return Ok(chunk);
         }
-        let (codec, base) = match facing.of(span) {
+        let (codec, base) = match facing.of(span, plain) {
             Some(faced) => {
                 let (codec, base) = self.encode_against(&hash, plain, width, &faced)?;
                 facing.note(base.is_some());

@@ -16,6 +16,7 @@ mod fetch;
 mod get;
 mod in_place;
 mod ingest;
+mod kin;
 mod list;
 mod maintain;
 mod payload;

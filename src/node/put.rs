@@ -14,7 +14,7 @@ use crate::key::{Key, PutName, VersionRef};
 use crate::limits;
 use crate::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry, compare_paths};
 use crate::monitor::Monitor;
-use crate::node::base::{BASE_VERSIONS, Bases, Facing};
+use crate::node::base::{BASE_VERSIONS, Bases};
 use crate::node::in_place::InPlace;
 use crate::node::ingest::{Ingest, Ingested};
 use crate::node::payload::{Item, Items, Payload, PayloadKind, find_items};
@@ -207,6 +207,7 @@ impl Put<'_> {
         };
         let (runs, facing) = match in_place {
             Some(InPlace { runs, facing }) => (runs, facing),
+            None if layout.format == Format::Opaque => (layout.runs(len), self.bases.kin(path)?),
             None => (layout.runs(len), self.bases.facing(path, &layout, len)?),
         };
         let ingested = ingest.store(StripeSource::file(file, len, runs), facing, &read_error)?;
@@ -231,7 +232,7 @@ impl Put<'_> {
             return self.open_file(ingest, &file, len, Path::new(name), name);
         }
         let source = StripeSource::stream(head.as_slice().chain(reader));
-        let ingested = ingest.store(source, Facing::default(), &read_error)?;
+        let ingested = ingest.store(source, self.bases.kin(name)?, &read_error)?;
         Ok(Stored::chunked(ingested, Layout::default()))
     }
 
