@@ -108,7 +108,10 @@ impl Store {
         let expired_versions = expired.len() as u64;
         let sweep = match options.expired_only {
             true => Default::default(),
-            false => self.inner.chunks.collect(options.dry_run, |live| self.mark(live, &expired, monitor), monitor)?,
+            false => {
+                let stays = |key: &Key, number| !expired.iter().any(|(gone, n)| gone == key && *n == number);
+                self.inner.chunks.collect(options.dry_run, |live| self.mark(live, &stays, monitor), monitor)?
+            }
         };
         let kept_bytes =
             if options.expired_only { self.inner.chunks.disk_usage()?.pack_bytes } else { sweep.kept_bytes };
@@ -134,12 +137,13 @@ impl Store {
         Ok(expired)
     }
 
-    /// Lists all that versions reach. A version whose manifest is damaged stops the collection: what it reaches is not known.
-    fn mark(&self, live: &mut LiveSet, without: &[(Key, u64)], monitor: &Monitor) -> Result<()> {
+    /// Lists all that the versions reach for which `stays` holds. One whose manifest is damaged stops the collection: what it reaches is
+    /// not known.
+    pub(super) fn mark(&self, live: &mut LiveSet, stays: &dyn Fn(&Key, u64) -> bool, monitor: &Monitor) -> Result<()> {
         for (key, refs) in self.inner.chunks.all_refs("")? {
             for (number, entry) in &refs.versions {
                 monitor.check()?;
-                if without.iter().any(|(gone, n)| *gone == key && n == number) {
+                if !stays(&key, *number) {
                     continue;
                 }
                 let manifest = self

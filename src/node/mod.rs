@@ -11,12 +11,14 @@ mod archive;
 mod base;
 mod blob_hash;
 mod commit;
+mod compact;
 mod config;
 mod fetch;
 mod get;
 mod in_place;
 mod ingest;
 mod kin;
+mod lineage;
 mod list;
 mod maintain;
 mod payload;
@@ -31,14 +33,15 @@ mod version;
 mod width;
 
 pub use archive::ImportOptions;
+pub use compact::CompactOptions;
 pub use config::Config;
 pub use get::{GetOptions, Part};
 pub use maintain::GcOptions;
 pub use payload::Payload;
 pub use put::{DeltaBase, PutOptions};
 pub use report::{
-    ArchiveReport, CodecUse, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport, KeySummary,
-    PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
+    ArchiveReport, CodecUse, CompactReport, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport,
+    KeySummary, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
 };
 pub use store::{Store, StoreOptions};
 pub use version::Version;

@@ -332,6 +332,30 @@ pub struct GcReport {
     pub seconds: f64,
 }
 
+/// What a compaction came to.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// The key.
+    pub key: Key,
+    /// Its versions.
+    pub versions: u64,
+    /// Different chunks that they list.
+    pub chunks: u64,
+    /// How many of those were encoded anew.
+    pub replaced_chunks: u64,
+    /// Bytes of the chunks in the packs before, record headers included.
+    pub bytes_before: u64,
+    /// The same afterwards.
+    pub bytes_after: u64,
+    /// Bytes that the packs shrank by when what had become dead was collected.
+    pub reclaimed_bytes: u64,
+    /// Bytes of the packs afterwards.
+    pub kept_bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
 /// What a store holds.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]

@@ -170,6 +170,13 @@ impl ChunkStore {
         }
     }
 
+    /// Forgets the records from `position` on, which could not be written. All of them: encoded anew in part, chunks could be each
+    /// other's bases, while what was appended first leaves all of them readable.
+    pub(super) fn forget_from(&self, position: Position) {
+        let mut pending = self.inner.pending.write().unwrap_or_else(PoisonError::into_inner);
+        pending.retain(|_, entry| entry.position < position);
+    }
+
     /// Runs `act` on the index; if that shows damage, rebuilds the index from the packs and runs it again.
     pub(super) fn with_sound_index<T>(&self, act: impl Fn(&Index) -> Result<T>) -> Result<T> {
         let rebuilds = self.inner.index_rebuilds.load(Ordering::Relaxed);

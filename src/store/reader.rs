@@ -284,8 +284,14 @@ impl ChunkReader {
         };
         let mut outcome = self.read_record(&entry);
         for _ in 0..MOVES {
-            let whole = outcome.as_ref().is_ok_and(|&n| n == self.record.len());
-            let now = if whole { entry } else { self.lookup(hash, kind)? };
+            if outcome.as_ref().is_ok_and(|&n| n == self.record.len()) {
+                break;
+            }
+            let now = match (self.lookup(hash, kind), &outcome) {
+                // Never written, and nothing of it was: what the disk said tells more.
+                (Err(_), Err(error)) if !matches!(error, Error::Damaged { .. }) => break,
+                (now, _) => now?,
+            };
             if now == entry {
                 break;
             }
@@ -327,10 +333,13 @@ impl ChunkReader {
         }
         // Some of it is still in the writer's buffer, or was until now.
         let mut log = lock(&self.store.inner.log);
-        if log.writer.active_pack() == Some(position.pack) {
-            log.writer.write_out()?;
-        }
+        let written = match log.writer.active_pack() == Some(position.pack) {
+            true => log.writer.write_out(),
+            false => Ok(()),
+        };
         drop(log);
+        // What could not be written will never be there. Where it was to replace an older record, that one holds again.
+        written.inspect_err(|_| self.store.forget_from(position))?;
         reader.read_at(position.offset.into(), &mut self.record).map_err(failed)
     }
 }

@@ -3,7 +3,7 @@
 use caskad::Error;
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use crate::scenario::{Kept, Run, check, operations_of, scenario};
+use crate::scenario::{Kept, Run, Step, check, operations_of, scenario};
 use crate::spread;
 use crate::stores::{Op, apply, read};
 
@@ -12,14 +12,18 @@ const EIO: i32 = 5;
 
 #[test]
 fn a_full_or_broken_disk_is_named_and_spares_what_is_there() {
-    for (kept, errno) in Kept::ALL.into_iter().flat_map(|kept| [(kept, ENOSPC), (kept, EIO)]) {
-        let count = operations_of(&scenario(), kept);
+    fail_everywhere(&scenario(), &Kept::ALL);
+}
+
+pub(crate) fn fail_everywhere(steps: &[Step], kept: &[Kept]) {
+    for (kept, errno) in kept.iter().flat_map(|&kept| [(kept, ENOSPC), (kept, EIO)]) {
+        let count = operations_of(steps, kept);
         eprintln!("failing disk: {count} operations, errno {errno}, {kept:?}");
         spread(count, |stop| {
             let context = format!("errno {errno} at {stop}, {kept:?}");
             let disk = FaultDisk::new();
             disk.fail_after_with(stop, errno);
-            let (run, store) = Run::open_end(&disk, &scenario(), kept);
+            let (run, store) = Run::open_end(&disk, steps, kept);
             match (&run.error, errno) {
                 (Some(Error::NoSpace { .. }), ENOSPC) | (Some(Error::Io { .. }), EIO) => {}
                 // Closing a store says nothing; the next open finds the disk as it is.

@@ -1,16 +1,19 @@
 //! Stop the disk at every operation, reopen what a crash leaves, and compare with what was acknowledged.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic")]
 
+#[path = "../formats/mod.rs"]
+mod formats;
 #[path = "../stores/mod.rs"]
 mod stores;
 
+mod deltas;
 mod failing;
 mod rebuild;
 mod scenario;
 
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use scenario::{Kept, Run, check, operations_of, scenario};
+use scenario::{Kept, Run, Step, check, operations_of, scenario};
 
 /// Threads that a matrix is spread over.
 const THREADS: u64 = 2;
@@ -32,12 +35,12 @@ fn spread(count: u64, test: impl Fn(u64) + Sync) {
     });
 }
 
-fn whatever_the_crash(kept: Kept) {
-    let count = operations_of(&scenario(), kept);
+fn whatever_the_crash(steps: &[Step], kept: Kept) {
+    let count = operations_of(steps, kept);
     spread(count, |stop| {
         let disk = FaultDisk::new();
         disk.fail_after(stop);
-        let run = Run::of(&disk, &scenario(), kept);
+        let run = Run::of(&disk, steps, kept);
         assert!(run.error.is_some() || run.closing, "the disk stopped at {stop} and nobody noticed");
         for survivors in Survivors::ALL {
             let context = format!("{kept:?}, stop {stop}, {survivors:?}, during {:?}", run.attempted);
@@ -54,45 +57,49 @@ fn whatever_the_crash(kept: Kept) {
 
 #[test]
 fn whatever_the_crash_what_was_acknowledged_is_there() {
-    whatever_the_crash(Kept::Journal);
-    whatever_the_crash(Kept::Outgrown);
+    whatever_the_crash(&scenario(), Kept::Journal);
+    whatever_the_crash(&scenario(), Kept::Outgrown);
 }
 
 #[test]
 fn whatever_the_crash_what_was_acknowledged_is_there_with_a_database() {
-    whatever_the_crash(Kept::Database);
+    whatever_the_crash(&scenario(), Kept::Database);
 }
 
 #[test]
 fn a_crash_during_recovery_costs_nothing_either() {
-    let twice = std::sync::atomic::AtomicU64::new(0);
-    // Some crashes, and after each a second one at every operation of the next open. Of how many crashes one is followed by a second
-    // is a prime, so that it meets every part of a commit.
     for (kept, every) in [(Kept::Journal, 5), (Kept::Outgrown, 13), (Kept::Database, 31)] {
-        spread(operations_of(&scenario(), kept).div_ceil(every), |nth| {
-            let disk = FaultDisk::new();
-            disk.fail_after(every * nth);
-            let run = Run::of(&disk, &scenario(), kept);
-            for survivors in [Survivors::Torn, Survivors::Written] {
-                for stop in 0.. {
-                    let reopened = disk.crash(survivors);
-                    reopened.fail_after(stop);
-                    let outcome = scenario::open(&reopened, kept).map(drop);
-                    let done = (reopened.operations().len() as u64) < stop;
-                    for again in [survivors, Survivors::Synced] {
-                        let first = every * nth;
-                        let context =
-                            format!("{kept:?}, stop {first}, {survivors:?}, then {stop} of the open, {again:?}");
-                        check(&reopened.crash(again), &run, &context);
-                        twice.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    }
-                    if done {
-                        outcome.unwrap();
-                        break;
-                    }
+        let pairs = crash_twice(&scenario(), kept, every);
+        eprintln!("crash twice, {kept:?}: {pairs} pairs");
+    }
+}
+
+/// Some crashes, and after each a second one at every operation of the next open. Of how many crashes one is followed by a second is
+/// a prime, so that it meets every part of a commit. Says how many pairs those are.
+fn crash_twice(steps: &[Step], kept: Kept, every: u64) -> u64 {
+    let twice = std::sync::atomic::AtomicU64::new(0);
+    spread(operations_of(steps, kept).div_ceil(every), |nth| {
+        let disk = FaultDisk::new();
+        disk.fail_after(every * nth);
+        let run = Run::of(&disk, steps, kept);
+        for survivors in [Survivors::Torn, Survivors::Written] {
+            for stop in 0.. {
+                let reopened = disk.crash(survivors);
+                reopened.fail_after(stop);
+                let outcome = scenario::open(&reopened, kept).map(drop);
+                let done = (reopened.operations().len() as u64) < stop;
+                for again in [survivors, Survivors::Synced] {
+                    let first = every * nth;
+                    let context = format!("{kept:?}, stop {first}, {survivors:?}, then {stop} of the open, {again:?}");
+                    check(&reopened.crash(again), &run, &context);
+                    twice.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                if done {
+                    outcome.unwrap();
+                    break;
                 }
             }
-        });
-    }
-    eprintln!("crash twice: {} pairs", twice.into_inner());
+        }
+    });
+    twice.into_inner()
 }

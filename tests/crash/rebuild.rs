@@ -2,15 +2,15 @@
 
 use caskad::backend::testing::{FaultDisk, Survivors};
 
-use crate::scenario::{Kept, Run, check, open, scenario};
+use crate::scenario::{Kept, Run, Step, check, open, scenario};
 
 /// The journal among the objects of the disk.
 const JOURNAL: &str = "index.journal";
 
-/// A store after the whole scenario, without its index.
-fn without_index(kept: Kept) -> (FaultDisk, Run) {
+/// A store after all `steps`, without its index.
+pub(crate) fn without_index(steps: &[Step], kept: Kept) -> (FaultDisk, Run) {
     let disk = FaultDisk::new();
-    let run = Run::of(&disk, &scenario(), kept);
+    let run = Run::of(&disk, steps, kept);
     disk.with_index(Vec::clear);
     assert_eq!(disk.with_object(JOURNAL, Vec::clear).is_some(), kept == Kept::Journal);
     (disk, run)
@@ -18,8 +18,12 @@ fn without_index(kept: Kept) -> (FaultDisk, Run) {
 
 #[test]
 fn a_crash_while_the_index_is_rebuilt_leaves_it_to_the_next_open() {
-    for kept in Kept::ALL {
-        let (disk, run) = without_index(kept);
+    crash_while_rebuilding(&scenario(), &Kept::ALL);
+}
+
+pub(crate) fn crash_while_rebuilding(steps: &[Step], kept: &[Kept]) {
+    for &kept in kept {
+        let (disk, run) = without_index(steps, kept);
         let mut stops = 0;
         loop {
             let opened = disk.crash(Survivors::Written);

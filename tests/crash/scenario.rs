@@ -6,6 +6,7 @@ use caskad::backend::testing::FaultDisk;
 use caskad::store::IndexPlace;
 use caskad::{Error, Store};
 
+use crate::deltas::checkpoint;
 use crate::stores::{Model, Op, apply, assert_sound, noise, options, read};
 
 /// Small enough that the scenario fills several packs.
@@ -17,7 +18,7 @@ pub(crate) enum Step {
     Reopen,
 }
 
-fn put(key: &'static str, label: Option<&'static str>, payload: Vec<u8>) -> Step {
+pub(crate) fn put(key: &'static str, label: Option<&'static str>, payload: Vec<u8>) -> Step {
     Step::Do(Op::Put { key, label, payload: payload.into() })
 }
 
@@ -171,7 +172,9 @@ pub(crate) fn check(disk: &FaultDisk, run: &Run, context: &str) {
     let mut model = allowed.unwrap_or_else(|| panic!("{context}: the store holds {}", describe(&found)));
     assert_sound(&store, context);
     let put = Op::Put { key: "b", label: Some("next"), payload: noise("next", 20_000).into() };
-    for op in [put, Op::Gc] {
+    let deltas = model.visible().0.contains_key("t");
+    let more = [Op::Put { key: "t", label: None, payload: checkpoint(7).into() }, Op::Compact("t")];
+    for op in [put, Op::Gc].into_iter().chain(more.into_iter().filter(|_| deltas)) {
         apply(&store, &op).unwrap_or_else(|error| panic!("{context}: {op:?}: {error}"));
         model.apply(&op).unwrap();
     }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use caskad::{Config, Error, GcOptions, GetOptions, Monitor, Payload, PutOptions, Store, StoreOptions, VersionRef};
+use caskad::{
+    CompactOptions, Config, Error, GcOptions, GetOptions, Monitor, Payload, PutOptions, Store, StoreOptions, VersionRef,
+};
 
 /// Payload bytes, shared by the model's copies.
 #[derive(Clone, PartialEq, Default)]
@@ -52,6 +54,7 @@ pub(crate) enum Op {
     Remove(&'static str, u64),
     Gc,
     GcDryRun,
+    Compact(&'static str),
 }
 
 /// What is known of one key.
@@ -110,6 +113,9 @@ impl Model {
                 state.labels.retain(|_, number| number != version);
             }
             Op::Gc | Op::GcDryRun => {}
+            Op::Compact(key) => {
+                self.0.get(*key).filter(|state| !state.versions.is_empty()).ok_or("not_found")?;
+            }
         }
         Ok(())
     }
@@ -140,6 +146,7 @@ pub(crate) fn apply(store: &Store, op: &Op) -> Result<(), Error> {
         Op::Unpin(key, version) => store.unpin(&at(key, *version)).map(drop),
         Op::Remove(key, version) => store.remove(&at(key, *version)).map(drop),
         Op::Gc => store.gc(GcOptions::default(), &monitor).map(drop),
+        Op::Compact(key) => store.compact(&key.parse().unwrap(), CompactOptions::default(), &monitor).map(drop),
         Op::GcDryRun => {
             let mut options = GcOptions::default();
             options.dry_run = true;

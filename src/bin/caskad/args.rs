@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    Completions, Diff, Export, Gc, Get, Import, Log, Ls, Man, Pin, Put, Rm, Show, Stat, Tag, Unpin, Verify,
+    Compact, Completions, Diff, Export, Gc, Get, Import, Log, Ls, Man, Pin, Put, Rm, Show, Stat, Tag, Unpin, Verify,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -86,6 +86,7 @@ pub(crate) enum Command {
     Unpin(Unpin),
     Rm(Rm),
     Gc(Gc),
+    Compact(Compact),
     Stat(Stat),
     Export(Export),
     Import(Import),
@@ -108,6 +109,7 @@ impl Command {
             Command::Unpin(unpin) => unpin.run(context),
             Command::Rm(rm) => rm.run(context),
             Command::Gc(gc) => gc.run(context),
+            Command::Compact(compact) => compact.run(context),
             Command::Stat(stat) => stat.run(context),
             Command::Export(export) => export.run(context),
             Command::Import(import) => import.run(context),

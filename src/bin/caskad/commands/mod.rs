@@ -1,6 +1,7 @@
 //! One file per command. Each is its arguments, `run`, which makes one call of [`Store`](caskad::Store), and `describe`, which puts
 //! the report of that call into words.
 
+mod compact;
 mod completions;
 mod diff;
 mod export;
@@ -19,6 +20,7 @@ mod tag;
 mod unpin;
 mod verify;
 
+pub(crate) use compact::Compact;
 pub(crate) use completions::Completions;
 pub(crate) use diff::Diff;
 pub(crate) use export::Export;

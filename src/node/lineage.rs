@@ -1,0 +1,99 @@
+//! [`Lineages`]: all chunks of a key, and which chunk of a newer version each faces. No chunk is read for it, only manifests.
+//!
+//! Versions are taken the newest first, and a chunk belongs to the newest that has it. So what a chunk faces always comes before it in the
+//! list: the chunks form trees, whose roots are those of the newest version and those that nothing newer has a counterpart of.
+
+use std::collections::HashMap;
+
+use crate::chunk::{ChunkRef, ElementWidth};
+use crate::error::Result;
+use crate::hash::Hash;
+use crate::manifest::Manifest;
+use crate::monitor::Monitor;
+use crate::node::base::{BASE_VERSIONS, Bases};
+use crate::node::store::Store;
+use crate::node::width::chunk_widths;
+use crate::split::{Format, Layout, Segment};
+
+/// A chunk of the key.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) chunk: ChunkRef,
+    pub(super) width: ElementWidth,
+    /// The chunk of a newer version that it faces, by its place in the list.
+    pub(super) faces: Option<u32>,
+    /// The last in the list that faces this one, and the one before that faces the same as this one.
+    last_facing: Option<u32>,
+    before: Option<u32>,
+}
+
+/// The chunks of a key, each after the one that it faces.
+#[derive(Debug, Default)]
+pub(super) struct Lineages {
+    pub(super) members: Vec<Member>,
+    places: HashMap<Hash, u32>,
+}
+
+impl Lineages {
+    /// Reads the manifests in `versions`, the newest first.
+    pub(super) fn of(store: &Store, versions: &[Hash], monitor: &Monitor) -> Result<Lineages> {
+        let mut lineages = Lineages::default();
+        for (age, hash) in versions.iter().enumerate() {
+            monitor.check()?;
+            let newer = versions.iter().take(age).rev().take(BASE_VERSIONS).copied().collect();
+            lineages.add(&store.manifest(hash)?, &mut Bases::new(store, newer))?;
+        }
+        Ok(lineages)
+    }
+
+    fn add(&mut self, manifest: &Manifest, newer: &mut Bases<'_>) -> Result<()> {
+        let widths = chunk_widths(manifest);
+        for (file, entry) in manifest.files.iter().enumerate() {
+            let Some(regular) = entry.regular() else { continue };
+            let segments = regular.segments.iter().map(|segment| Segment {
+                name: segment.name.clone(),
+                dtype: segment.dtype.clone(),
+                shape: segment.shape.clone(),
+                span: segment.span,
+                tensor: segment.tensor,
+            });
+            let layout = Layout { format: Format::Opaque, segments: segments.collect() };
+            let facing = newer.facing(&entry.path, &layout, regular.len)?;
+            let whole = crate::chunk::Span::new(0, regular.len);
+            for (index, span) in manifest.chunks_overlapping(file, whole) {
+                if let (Some(chunk), Some(width)) = (manifest.chunks.get(index), widths.get(index)) {
+                    self.push(*chunk, *width, facing.of(span));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, chunk: ChunkRef, width: ElementWidth, facing: Option<ChunkRef>) {
+        let place = self.members.len() as u32;
+        if self.places.contains_key(&chunk.hash) {
+            return;
+        }
+        let faces = facing.and_then(|facing| self.places.get(&facing.hash).copied());
+        let newer = faces.and_then(|faces| self.members.get_mut(faces as usize));
+        let before = newer.and_then(|newer| newer.last_facing.replace(place));
+        self.places.insert(chunk.hash, place);
+        self.members.push(Member { chunk, width, faces, last_facing: None, before });
+    }
+
+    /// Where the chunk `hash` is in the list.
+    pub(super) fn place(&self, hash: &Hash) -> Option<u32> {
+        self.places.get(hash).copied()
+    }
+
+    /// The chunk at `place`.
+    pub(super) fn member(&self, place: u32) -> Option<&Member> {
+        self.members.get(place as usize)
+    }
+
+    /// The chunks that face the one at `place`.
+    pub(super) fn facing(&self, place: u32) -> impl Iterator<Item = u32> {
+        let last = self.member(place).and_then(|member| member.last_facing);
+        std::iter::successors(last, |&place| self.member(place).and_then(|member| member.before))
+    }
+}
