@@ -13,7 +13,7 @@ use caskad::store::IndexPlace;
 use caskad::{Error, GcOptions, ImportOptions, Monitor, Store};
 use proptest::prelude::*;
 
-use formats::{Tensor, safetensors};
+use formats::{Tensor, checkpoint, safetensors};
 use stores::{Bytes, Model, Op, Outcome, apply, assert_sound, at, get, noise, options, read};
 
 const KEYS: [&str; 3] = ["m", "team/model", "team/model2"];
@@ -52,7 +52,9 @@ fn payloads() -> impl Strategy<Value = Bytes> {
     });
     let text = (0..5000_usize).prop_map(|lines| "caskad keeps every version\n".repeat(lines).into_bytes().into());
     let inline = (0..1100_usize).prop_map(|len| noise("inline", len).into());
-    prop_oneof![4 => opaque, 3 => container, 1 => text, 1 => inline]
+    // Steps of one training, which are kept as differences to one another.
+    let trained = (0..2_u8, 0..9_u32).prop_map(|(run, step)| checkpoint(&format!("run {run}"), step).into());
+    prop_oneof![4 => opaque, 3 => container, 5 => trained, 1 => text, 1 => inline]
 }
 
 fn actions() -> impl Strategy<Value = Action> {
@@ -68,6 +70,7 @@ fn actions() -> impl Strategy<Value = Action> {
         4 => (key(), version()).prop_map(|(key, version)| Action::Do(Op::Remove(key, version))),
         3 => Just(Action::Do(Op::Gc)),
         1 => Just(Action::Do(Op::GcDryRun)),
+        3 => key().prop_map(|key| Action::Do(Op::Compact(key))),
         1 => Just(Action::Reopen),
         1 => Just(Action::LoseIndex),
         2 => (key(), version(), key()).prop_map(|(key, version, to)| Action::Copy { from: (key, version), to }),
@@ -95,7 +98,7 @@ fn copy(store: &Store, (key, version): (&str, u64), to: &str) -> Result<(), Erro
     store.import_from(archive.as_slice(), "archive", &options, &Monitor::none()).map(drop)
 }
 
-/// What a collection leaves are exactly the chunks that manifests list.
+/// What a collection leaves are exactly the chunks that manifests list, and the bases of those.
 fn assert_collected(store: &Store) {
     let mut live = HashSet::new();
     for key in store.keys("").unwrap() {
@@ -104,7 +107,12 @@ fn assert_collected(store: &Store) {
             live.extend(version.manifest().chunks.iter().map(|chunk| chunk.hash));
         }
     }
-    assert_eq!(store.stat().unwrap().chunks, live.len() as u64, "chunks that nothing reaches are left, or one is gone");
+    let stat = store.stat().unwrap();
+    let deltas: u64 =
+        stat.codecs.iter().filter(|(codec, _)| codec.starts_with("delta")).map(|(_, used)| used.chunks).sum();
+    let bases = stat.chunks.checked_sub(live.len() as u64).expect("a chunk is gone");
+    // Each that nothing lists has a chain of deltas upon it, up to one that something does.
+    assert!(bases <= deltas, "{bases} chunks that nothing reaches are left beside {deltas} deltas");
 }
 
 /// Does `actions` to the store that `open` gives, and compares it with the model after each.
@@ -239,6 +247,77 @@ fn put_some(store: &Store, seed: u64, thread: u64) -> BTreeMap<u64, Vec<u8>> {
         store.remove(&at(&passing, version)).unwrap();
         let bytes = part(round, thread);
         kept.insert(put(format!("kept/{thread}"), &bytes), bytes);
+    }
+    kept
+}
+
+/// Keys that are trained step by step, each version a difference to others, while older versions are removed, keys are compacted and
+/// collections run without pause.
+#[test]
+fn differences_keep_their_bases_while_all_else_goes_on() {
+    for seed in 0..3 {
+        let backend = Arc::new(MemoryBackend::new());
+        let store = options(PACK_BYTES).open_backend(backend.clone(), IndexPlace::Memory).unwrap();
+        let done = AtomicBool::new(false);
+        let acknowledged: Vec<BTreeMap<u64, Vec<u8>>> = std::thread::scope(|scope| {
+            let training: Vec<_> = (0..3)
+                .map(|thread| {
+                    scope.spawn({
+                        let store = &store;
+                        move || train(store, seed, thread)
+                    })
+                })
+                .collect();
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    store.gc(GcOptions::default(), &Monitor::none()).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                for key in ["run/0", "run/1", "run/2"].into_iter().cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    match apply(&store, &Op::Compact(key)) {
+                        Err(Error::NotFound { .. }) => {}
+                        outcome => outcome.unwrap(),
+                    }
+                }
+            });
+            let acknowledged = training.into_iter().map(|thread| thread.join().unwrap()).collect();
+            done.store(true, Ordering::Relaxed);
+            acknowledged
+        });
+        let check = |store: &Store| {
+            for (thread, versions) in acknowledged.iter().enumerate() {
+                for (version, bytes) in versions {
+                    assert!(get(store, &format!("run/{thread}"), *version).unwrap() == *bytes, "seed {seed}");
+                }
+            }
+            assert_sound(store, &format!("seed {seed}"));
+        };
+        check(&store);
+        apply(&store, &Op::Gc).unwrap();
+        check(&store);
+        assert_collected(&store);
+        drop(store);
+        check(&options(PACK_BYTES).open_backend(backend, IndexPlace::Memory).unwrap());
+    }
+}
+
+/// Puts steps of a training that starts where that of another thread has been a moment ago, and removes every other version.
+fn train(store: &Store, seed: u32, thread: u32) -> BTreeMap<u64, Vec<u8>> {
+    let (key, mut kept) = (format!("run/{thread}"), BTreeMap::new());
+    for round in 0..24 {
+        let run = format!("{seed} {}", (round / 6 + thread) % 3);
+        let bytes = checkpoint(&run, round);
+        let payload = caskad::Payload::bytes("payload.bin", &bytes);
+        let put = store.put(&key.parse().unwrap(), payload, &caskad::PutOptions::default(), &Monitor::none()).unwrap();
+        kept.insert(put.version, bytes);
+        if round % 2 == 1 {
+            store.remove(&at(&key, put.version - 1)).unwrap();
+            kept.remove(&(put.version - 1));
+        }
     }
     kept
 }

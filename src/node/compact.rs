@@ -55,15 +55,16 @@ impl Store {
             let why = format!("it lies between {} and {}", depths.start(), depths.end());
             return Err(Error::Syntax { what: "depth", input: options.depth.to_string(), why });
         }
+        let chunks = &self.inner.chunks;
+        // First of all: no manifest that is read below is collected before this ends.
+        let reencoding = chunks.reencode()?;
         let versions: Vec<Hash> =
             self.key_refs(key)?.versions.into_values().rev().map(|entry| entry.manifest).collect();
         let mut elsewhere = LiveSet::default();
         self.mark(&mut elsewhere, &|other, _| other != key, monitor)?;
         let lineages = Lineages::of(self, &versions, monitor)?;
-        let chunks = &self.inner.chunks;
         let bytes_before = stored_bytes(chunks, &lineages)?;
         monitor.begin("compact", lineages.members.iter().map(|member| u64::from(member.chunk.len)).sum());
-        let reencoding = chunks.reencode()?;
         let shared =
             Shared { lineages: &lineages, elsewhere: &elsewhere, options, monitor, replaced: AtomicU64::new(0) };
         let outcome = shared.work(chunks, &reencoding, self.threads().get());

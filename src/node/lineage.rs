@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
-use crate::chunk::{ChunkRef, ElementWidth};
+use crate::chunk::{ChunkRef, ElementWidth, Span};
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
-use crate::node::base::{BASE_VERSIONS, Bases};
+use crate::node::base::{BASE_VERSIONS, Bases, Facing};
 use crate::node::store::Store;
 use crate::node::width::chunk_widths;
 use crate::split::{Format, Layout, Segment};
@@ -58,8 +58,11 @@ impl Lineages {
                 tensor: segment.tensor,
             });
             let layout = Layout { format: Format::Opaque, segments: segments.collect() };
-            let facing = newer.facing(&entry.path, &layout, regular.len)?;
-            let whole = crate::chunk::Span::new(0, regular.len);
+            let facing = match regular.segments.is_empty() {
+                true => in_place(newer.plain_file(&entry.path, regular.len)?.unwrap_or_default(), regular.len),
+                false => newer.facing(&entry.path, &layout, regular.len)?,
+            };
+            let whole = Span::new(0, regular.len);
             for (index, span) in manifest.chunks_overlapping(file, whole) {
                 if let (Some(chunk), Some(width)) = (manifest.chunks.get(index), widths.get(index)) {
                     self.push(*chunk, *width, facing.of(span));
@@ -96,4 +99,12 @@ impl Lineages {
         let last = self.member(place).and_then(|member| member.last_facing);
         std::iter::successors(last, |&place| self.member(place).and_then(|member| member.before))
     }
+}
+
+/// Each chunk of a file without tensors faces the one of `chunks` that starts at its place.
+fn in_place(chunks: Vec<ChunkRef>, len: u64) -> Facing {
+    let starts = chunks.iter().scan(0, |end, chunk| Some(std::mem::replace(end, *end + u64::from(chunk.len))));
+    let starts: Vec<u64> = starts.collect();
+    let placed = starts.into_iter().zip(chunks).map(|(start, chunk)| (Span::new(start, chunk.len.into()), chunk));
+    Facing::in_place(placed.collect(), len)
 }

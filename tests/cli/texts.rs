@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, Ran};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "put",
     "get",
     "verify",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 17] = [
     "unpin",
     "rm",
     "gc",
+    "compact",
     "stat",
     "export",
     "import",
