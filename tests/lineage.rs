@@ -233,7 +233,8 @@ fn an_edited_document_costs_its_edits() {
     assert!(second.delta_chunks > second.new_chunks / 2, "{second:?}");
     assert!(share(&second) < 0.15, "{}", share(&second));
     let from_stream = Payload::reader("doc", &edited[1..]);
-    let report = place.store.put(&"doc".parse().unwrap(), from_stream, &PutOptions::default(), &Monitor::none()).unwrap();
+    let report =
+        place.store.put(&"doc".parse().unwrap(), from_stream, &PutOptions::default(), &Monitor::none()).unwrap();
     assert!(share(&report) < 0.05, "{report:?}");
     place.assert_restores("doc@3", &edited[1..]);
 }

@@ -230,7 +230,8 @@ impl Facing {
         self.in_place_of(span).or_else(|| self.kin.as_ref()?.of(plain))
     }
 
-    fn in_place_of(&self, span: Span) -> Option<ChunkRef> {
+    /// The chunk that the one at `span` faces by its place.
+    pub(super) fn in_place_of(&self, span: Span) -> Option<ChunkRef> {
         let passed = self.runs.partition_point(|run| run.span.end() <= span.offset);
         let run = self.runs.get(passed)?;
         let offset = span.offset.checked_sub(run.span.offset)?;

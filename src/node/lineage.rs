@@ -14,6 +14,7 @@ use crate::node::base::{BASE_VERSIONS, Bases, Facing};
 use crate::node::store::Store;
 use crate::node::width::chunk_widths;
 use crate::split::{Format, Layout, Segment};
+use crate::store::RecordKind;
 
 /// A chunk of the key.
 #[derive(Debug)]
@@ -32,6 +33,9 @@ pub(super) struct Member {
 pub(super) struct Lineages {
     pub(super) members: Vec<Member>,
     places: HashMap<Hash, u32>,
+    /// By base, the place of a chunk that is kept as the difference to it: what an edited document leaves has no counterpart by its
+    /// place, but a put has found one by its bytes.
+    based_on: HashMap<Hash, u32>,
 }
 
 impl Lineages {
@@ -41,12 +45,12 @@ impl Lineages {
         for (age, hash) in versions.iter().enumerate() {
             monitor.check()?;
             let newer = versions.iter().take(age).rev().take(BASE_VERSIONS).copied().collect();
-            lineages.add(&store.manifest(hash)?, &mut Bases::new(store, newer))?;
+            lineages.add(store, &store.manifest(hash)?, &mut Bases::new(store, newer))?;
         }
         Ok(lineages)
     }
 
-    fn add(&mut self, manifest: &Manifest, newer: &mut Bases<'_>) -> Result<()> {
+    fn add(&mut self, store: &Store, manifest: &Manifest, newer: &mut Bases<'_>) -> Result<()> {
         let widths = chunk_widths(manifest);
         for (file, entry) in manifest.files.iter().enumerate() {
             let Some(regular) = entry.regular() else { continue };
@@ -59,29 +63,35 @@ impl Lineages {
             });
             let layout = Layout { format: Format::Opaque, segments: segments.collect() };
             let facing = match regular.segments.is_empty() {
-                true => in_place(newer.plain_file(&entry.path, regular.len)?.unwrap_or_default(), regular.len),
+                true => {
+                    in_place(newer.plain_file(&entry.path, |len| len == regular.len)?.unwrap_or_default(), regular.len)
+                }
                 false => newer.facing(&entry.path, &layout, regular.len)?,
             };
             let whole = Span::new(0, regular.len);
             for (index, span) in manifest.chunks_overlapping(file, whole) {
                 if let (Some(chunk), Some(width)) = (manifest.chunks.get(index), widths.get(index)) {
-                    self.push(*chunk, *width, facing.of(span));
+                    self.push(store, *chunk, *width, facing.in_place_of(span))?;
                 }
             }
         }
         Ok(())
     }
 
-    fn push(&mut self, chunk: ChunkRef, width: ElementWidth, facing: Option<ChunkRef>) {
+    fn push(&mut self, store: &Store, chunk: ChunkRef, width: ElementWidth, facing: Option<ChunkRef>) -> Result<()> {
         let place = self.members.len() as u32;
         if self.places.contains_key(&chunk.hash) {
-            return;
+            return Ok(());
         }
         let faces = facing.and_then(|facing| self.places.get(&facing.hash).copied());
+        let faces = faces.or_else(|| self.based_on.get(&chunk.hash).copied());
+        let base = store.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)?.and_then(|entry| entry.base);
+        self.based_on.extend(base.map(|base| (base, place)));
         let newer = faces.and_then(|faces| self.members.get_mut(faces as usize));
         let before = newer.and_then(|newer| newer.last_facing.replace(place));
         self.places.insert(chunk.hash, place);
         self.members.push(Member { chunk, width, faces, last_facing: None, before });
+        Ok(())
     }
 
     /// Where the chunk `hash` is in the list.
