@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::store::database::{self, IndexPlace, close, guard};
 use crate::store::entry::{Covered, Entry, RefEntry, SealedPacks, decode_packs};
-use crate::store::journal::{Journal, journal_len, remove_journal};
+use crate::store::journal::{Journal, describe_journal, journal_len, remove_journal};
 use crate::store::pack::RecordKind;
 pub(super) use crate::store::rows::IndexChange;
 use crate::store::rows::{COVERED, PACKS, RowChanges, Table};
@@ -49,7 +49,7 @@ enum Rows {
 impl Rows {
     fn get(&self, place: &IndexPlace, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self {
-            Rows::Journal(journal) => Ok(journal.rows().of(table).get(key).cloned()),
+            Rows::Journal(journal) => Ok(journal.get(table, key)),
             Rows::Database(database) => guard(place, "look a row up", || database::get(database, table, key)),
         }
     }
@@ -151,7 +151,8 @@ impl Index {
 
     /// The index's name for messages.
     pub(super) fn describe(&self) -> String {
-        self.place.describe()
+        let journal = self.place.journal().filter(|backend| journal_len(&**backend).is_ok_and(|len| len > 0));
+        journal.map_or_else(|| self.place.describe(), |backend| describe_journal(&*backend))
     }
 
     /// Bytes of the index on disk.

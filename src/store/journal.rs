@@ -108,7 +108,12 @@ impl Journal {
         Ok(Some(journal))
     }
 
-    /// The rows as they are now.
+    /// The value of the row `key` of `table`.
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner).of(table).get(key).cloned()
+    }
+
+    /// The rows as they are now, for a walk that no commit waits for.
     pub(super) fn rows(&self) -> Arc<Rows> {
         Arc::clone(&self.rows.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -151,6 +156,11 @@ impl Journal {
     }
 }
 
+/// The journal's name for messages.
+pub(super) fn describe_journal(backend: &dyn StorageBackend) -> String {
+    backend.describe(NAME).display().to_string()
+}
+
 /// Bytes of the journal in `backend`.
 pub(super) fn journal_len(backend: &dyn StorageBackend) -> Result<u64> {
     match backend.open(NAME).and_then(|reader| reader.len()) {
@@ -172,7 +182,7 @@ fn io_error(backend: &dyn StorageBackend, action: &'static str, error: io::Error
 }
 
 fn damaged(backend: &dyn StorageBackend, why: &str) -> Error {
-    Error::Damaged { what: "index", place: backend.describe(NAME).display().to_string(), why: why.to_owned() }
+    Error::Damaged { what: "index", place: describe_journal(backend), why: why.to_owned() }
 }
 
 fn read(backend: &dyn StorageBackend) -> Result<Option<Vec<u8>>> {
