@@ -92,6 +92,12 @@ impl Trial {
         }
     }
 
+    /// True once enough was killed, and enough of each kind: on a busy machine the dice may favour one.
+    fn is_thorough(&self) -> bool {
+        let struck = |what| self.struck.get(what).copied().unwrap_or_default();
+        self.struck.values().sum::<u32>() >= KILLS && struck("put") > 20 && struck("gc") > 5 && self.acknowledged > 20
+    }
+
     fn check(&self) {
         let ran = self.bench.run(&["verify", "--all", "--json"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -129,7 +135,7 @@ fn no_kill_costs_an_acknowledged_version() {
     let mut trial = Trial { bench, dice: Dice(0), payload, kept: BTreeMap::new(), usual, struck, acknowledged: 0 };
     trial.bench.put("before", b"there is a store from here on");
     let mut rounds = 0;
-    while trial.struck.values().sum::<u32>() < KILLS {
+    while !trial.is_thorough() {
         rounds += 1;
         assert!(rounds <= 4 * KILLS, "most commands ended before they were killed: {:?}", trial.struck);
         match trial.dice.below(6) {
@@ -145,7 +151,6 @@ fn no_kill_costs_an_acknowledged_version() {
     let acknowledged = trial.acknowledged;
     let seconds = started.elapsed().as_secs_f64();
     println!("{:?} killed in {rounds} rounds, {acknowledged} puts acknowledged, {seconds:.1} s", trial.struck);
-    assert!(trial.struck["put"] > 20 && trial.struck["gc"] > 5 && acknowledged > 20, "{:?}", trial.struck);
     trial.bench.ok(&["gc"]);
     trial.check();
 }
