@@ -7,6 +7,7 @@ mod stores;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use caskad::backend::StorageBackend;
 use caskad::backend::testing::FaultDisk;
 use caskad::store::IndexPlace;
 use caskad::{CompactOptions, CompactReport, GcOptions, Monitor, Store};
@@ -40,6 +41,14 @@ fn deltas(store: &Store, key: &str, version: u64) -> u64 {
     codecs.filter(|(codec, _)| codec.starts_with("delta")).map(|(_, chunks)| chunks).sum()
 }
 
+/// The index is gone, in whichever form it was: the packs have to tell.
+fn lose_index(disk: &FaultDisk) {
+    disk.with_index(Vec::clear);
+    if let Err(error) = disk.delete("index.journal") {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
+}
+
 #[test]
 fn the_newest_version_stands_alone_and_older_ones_look_forward() {
     let disk = FaultDisk::new();
@@ -64,7 +73,7 @@ fn the_newest_version_stands_alone_and_older_ones_look_forward() {
     let store = open(&disk);
     assert!(read(&store).unwrap() == before);
     drop(store);
-    disk.with_index(Vec::clear);
+    lose_index(&disk);
     let store = open(&disk);
     assert!(read(&store).unwrap() == before, "the last record of each chunk holds");
     assert_sound(&store, "index built anew");

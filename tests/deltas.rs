@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use caskad::backend::StorageBackend;
 use caskad::backend::testing::FaultDisk;
 use caskad::chunk::{Codec, ElementWidth};
 use caskad::codec::{Effort, Encoder};
 use caskad::limits::DELTA_DEPTH;
 use caskad::store::{
-    ChunkStore, ChunkStoreOptions, EncodedChunk, IndexPlace, LiveSet, RecordKind, Session, SweepReport,
+    ChunkStore, ChunkStoreOptions, EncodedChunk, IndexPlace, LiveSet, RecordKind, Session, Sweep, SweepReport,
 };
 use caskad::{Error, Hash, Monitor, Result};
 
@@ -78,7 +79,7 @@ fn collect(store: &ChunkStore, live: &[Hash]) -> SweepReport {
         }
         Ok(())
     };
-    store.collect(false, mark, &Monitor::none()).unwrap()
+    store.collect(Sweep::Usual, mark, &Monitor::none()).unwrap()
 }
 
 /// Alters a byte in the payload of the record of `hash`, of which there must be one.
@@ -90,6 +91,14 @@ fn damage(store: &ChunkStore, disk: &FaultDisk, hash: &Hash) {
 
 fn is_stored(store: &ChunkStore, hash: &Hash) -> bool {
     store.begin().unwrap().has(hash).unwrap()
+}
+
+/// The index is gone, in whichever form it was: the packs have to tell.
+fn lose_index(disk: &FaultDisk) {
+    disk.with_index(Vec::clear);
+    if let Err(error) = disk.delete("index.journal") {
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
 }
 
 #[test]
@@ -122,7 +131,7 @@ fn a_chain_is_read_to_its_limit_and_no_longer_one_is_written() {
     check(&store);
     drop(store);
     check(&open(&disk));
-    disk.with_index(Vec::clear);
+    lose_index(&disk);
     check(&open(&disk));
 }
 
@@ -253,7 +262,7 @@ fn a_put_does_not_rely_on_a_delta_that_is_being_swept() {
         assert!(during.has(&hashes[1])?);
         Ok(())
     };
-    store.collect(false, mark, &Monitor::none()).unwrap();
+    store.collect(Sweep::Usual, mark, &Monitor::none()).unwrap();
     assert!(read(&store, &hashes[1]).is_ok() && read(&store, &hashes[2]).is_err());
     assert!(!during.has(&hashes[2]).unwrap());
     assert_eq!(during.base(&hashes[1], 0).unwrap().unwrap().hash, hashes[0]);
@@ -280,7 +289,7 @@ fn a_swept_delta_that_an_index_built_anew_has_again_is_not_relied_on() {
     collect(&store, &live);
     assert!(deltas.iter().all(|hash| store.locate(hash, RecordKind::Chunk).unwrap().is_none()));
     drop(store);
-    disk.with_index(Vec::clear);
+    lose_index(&disk);
     let store = open(&disk);
     assert!(store.locate(&deltas[0], RecordKind::Chunk).unwrap().is_some(), "the test is about what comes back");
     for (step, hash) in deltas.iter().enumerate() {
@@ -340,14 +349,14 @@ fn a_chain_is_turned_around_in_place() {
     check(&store);
     drop(store);
     // The last record of a chunk holds, whatever the index knew.
-    disk.with_index(Vec::clear);
+    lose_index(&disk);
     let store = open(&disk);
     check(&store);
     let before = store.disk_usage().unwrap().pack_bytes;
     assert!(collect(&store, &hashes).kept_bytes < before, "the old records are dead");
     check(&store);
     drop(store);
-    disk.with_index(Vec::clear);
+    lose_index(&disk);
     check(&open(&disk));
 }
 

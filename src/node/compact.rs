@@ -23,7 +23,7 @@ use crate::node::report::CompactReport;
 use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::store::pack::RECORD_HEADER_BYTES;
-use crate::store::{ChunkReader, ChunkStore, EncodedChunk, Entry, LiveSet, RecordKind, Reencoding, Replacer};
+use crate::store::{ChunkReader, ChunkStore, EncodedChunk, Entry, LiveSet, RecordKind, Reencoding, Replacer, Sweep};
 
 /// Decoded chunks that a thread keeps of the lineage that it is at.
 const HELD_CHUNKS: usize = 8;
@@ -72,7 +72,7 @@ impl Store {
         let finished = reencoding.finish();
         outcome.and(finished)?;
         monitor.finish();
-        let sweep = chunks.collect(false, |live| self.mark(live, &|_, _| true, monitor), monitor)?;
+        let sweep = chunks.collect(Sweep::Thorough, |live| self.mark(live, &|_, _| true, monitor), monitor)?;
         Ok(CompactReport {
             key: key.clone(),
             versions: versions.len() as u64,

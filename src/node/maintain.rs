@@ -10,7 +10,7 @@ use crate::node::list::labels_of;
 use crate::node::report::{GcReport, RefReport, Timestamp};
 use crate::node::store::Store;
 use crate::refs::{Entity, PinEntry, RefChange};
-use crate::store::{KeyRefs, LiveSet};
+use crate::store::{KeyRefs, LiveSet, Sweep};
 
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,7 +110,8 @@ impl Store {
             true => Default::default(),
             false => {
                 let stays = |key: &Key, number| !expired.iter().any(|(gone, n)| gone == key && *n == number);
-                self.inner.chunks.collect(options.dry_run, |live| self.mark(live, &stays, monitor), monitor)?
+                let sweep = if options.dry_run { Sweep::DryRun } else { Sweep::Usual };
+                self.inner.chunks.collect(sweep, |live| self.mark(live, &stays, monitor), monitor)?
             }
         };
         let kept_bytes =

@@ -33,8 +33,24 @@ use crate::store::refs::decode_ref;
 use crate::store::scan::{Found, Walk, walk_pack};
 use crate::store::shield::{Bases, LiveSet};
 
-/// A pack is repacked when less than this share of it is live.
-const MIN_LIVE: f64 = 0.8;
+/// How much is copied to reclaim what is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Nothing is changed: the answer says what would be.
+    DryRun,
+    /// Packs that are mostly dead are copied.
+    Usual,
+    /// Nearly every pack with something dead in it is: for one that was just written to take less.
+    Thorough,
+}
+
+impl Sweep {
+    /// A pack is repacked when less than this share of it is live.
+    fn min_live(self) -> f64 {
+        if self == Sweep::Thorough { 0.99 } else { 0.8 }
+    }
+}
+
 /// Entries that are swept at a time.
 const BATCH_ENTRIES: usize = 16 << 10;
 
@@ -57,10 +73,10 @@ struct Usage {
 }
 
 impl Usage {
-    fn is_victim(&self) -> bool {
+    fn is_victim(&self, min_live: f64) -> bool {
         let overhead = PACK_HEADER_BYTES as u64;
         let used = self.len.saturating_sub(overhead);
-        self.live < used && (self.live as f64) < MIN_LIVE * used as f64 || used == 0
+        self.live < used && (self.live as f64) < min_live * used as f64 || used == 0
     }
 }
 
@@ -74,16 +90,16 @@ struct Survey {
 }
 
 impl ChunkStore {
-    /// Reclaims what `mark` does not list and nothing listed needs. With `dry_run` only says what would happen.
+    /// Reclaims what `mark` does not list and nothing listed needs.
     pub fn collect(
         &self,
-        dry_run: bool,
+        sweep: Sweep,
         mark: impl FnOnce(&mut LiveSet) -> Result<()>,
         monitor: &Monitor,
     ) -> Result<SweepReport> {
         self.writable()?;
         let _collecting = lock(&self.inner.collecting);
-        if !dry_run {
+        if sweep != Sweep::DryRun {
             self.check_index()?;
         }
         self.checkpoint()?;
@@ -93,7 +109,7 @@ impl ChunkStore {
             shield.begin_collection(start);
             start
         };
-        let outcome = self.mark_and_sweep(start, dry_run, mark, monitor);
+        let outcome = self.mark_and_sweep(start, sweep, mark, monitor);
         lock(&self.inner.shield).end_collection();
         outcome
     }
@@ -101,7 +117,7 @@ impl ChunkStore {
     fn mark_and_sweep(
         &self,
         start: Position,
-        dry_run: bool,
+        sweep: Sweep,
         mark: impl FnOnce(&mut LiveSet) -> Result<()>,
         monitor: &Monitor,
     ) -> Result<SweepReport> {
@@ -114,14 +130,14 @@ impl ChunkStore {
         {
             let mut shield = lock(&self.inner.shield);
             shield.keep_bases(&bases);
-            if !dry_run {
+            if sweep != Sweep::DryRun {
                 shield.condemn(Arc::clone(&live));
             }
         }
         drop(bases);
-        let Survey { dead, victims, pack_bytes } = self.survey(start, &live)?;
+        let Survey { dead, victims, pack_bytes } = self.survey(start, &live, sweep.min_live())?;
         let mut report = SweepReport { removed_chunks: dead.len() as u64, ..SweepReport::default() };
-        if dry_run {
+        if sweep == Sweep::DryRun {
             report.reclaimed_bytes = victims.iter().map(|(_, usage)| usage.len.saturating_sub(usage.live)).sum();
             report.kept_bytes = pack_bytes.saturating_sub(report.reclaimed_bytes);
             return Ok(report);
@@ -143,7 +159,7 @@ impl ChunkStore {
     }
 
     /// Finds what is dead, and the packs that are worth copying. What lies behind `start` counts as live.
-    fn survey(&self, start: Position, live: &LiveSet) -> Result<Survey> {
+    fn survey(&self, start: Position, live: &LiveSet, min_live: f64) -> Result<Survey> {
         let packs = list_packs(&*self.inner.backend)?;
         let mut usage: HashMap<PackId, Usage> =
             packs.iter().map(|&(id, len)| (id, Usage { len, live: 0 })).filter(|&(id, _)| id <= start.pack).collect();
@@ -171,7 +187,8 @@ impl ChunkStore {
         for (_, entry) in self.inner.index.refs(&[])? {
             count(entry.position, (RECORD_HEADER_BYTES + entry.record.len()) as u64);
         }
-        let mut victims: Vec<(PackId, Usage)> = usage.into_iter().filter(|(_, usage)| usage.is_victim()).collect();
+        let mut victims: Vec<(PackId, Usage)> =
+            usage.into_iter().filter(|(_, usage)| usage.is_victim(min_live)).collect();
         victims.sort_unstable_by_key(|&(id, usage)| (usage.live > 0, id));
         Ok(Survey { dead, victims, pack_bytes: packs.iter().map(|&(_, len)| len).sum() })
     }

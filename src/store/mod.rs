@@ -40,7 +40,7 @@ pub use chunk_store::{ChunkStore, ChunkStoreOptions};
 pub use database::{IndexPlace, index_path};
 pub use directory::{STORE_FORMAT, StoreDirectory};
 pub use entry::{Entry, Position};
-pub use gc::SweepReport;
+pub use gc::{Sweep, SweepReport};
 pub use pack::RecordKind;
 pub use reader::{ChunkReader, HeldChunks};
 pub use reencode::{Reencoding, Replacer};
