@@ -16,7 +16,11 @@ use formats::checkpoint;
 use stores::{Op, apply, assert_sound, at, get, noise, options, read};
 
 fn open(disk: &FaultDisk) -> Store {
-    options(1 << 20).open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone())).unwrap()
+    // A database from the start, so that it can be lost.
+    options(1 << 20)
+        .index_journal_bytes(0)
+        .open_backend(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone()))
+        .unwrap()
 }
 
 /// A store with `steps` steps of one training as versions of `m`.

@@ -27,7 +27,8 @@ fn noise(label: &str) -> Vec<u8> {
 }
 
 fn open_with(disk: &FaultDisk, pack_bytes: u64) -> ChunkStore {
-    let options = ChunkStoreOptions { pack_bytes, ..ChunkStoreOptions::default() };
+    // A database from the start, so that it can be lost.
+    let options = ChunkStoreOptions { pack_bytes, index_journal_bytes: 0, ..ChunkStoreOptions::default() };
     ChunkStore::open(Arc::new(disk.clone()), IndexPlace::FaultDisk(disk.clone()), options).unwrap()
 }
 

@@ -104,25 +104,46 @@ fn each_kind_of_record_is_written_and_read_as_ever() {
     }
 }
 
+/// Weights after `step` steps of training, each of which moved all by a little: the smaller a weight, the more of its bits changed.
+fn trained(step: u32) -> Vec<u8> {
+    let numbers = |label: &str| noise(label, 2 * 3000).as_chunks::<2>().0.to_vec().into_iter().map(u16::from_le_bytes);
+    let part = |number: u16| f32::from(number) / 65536.0 - 0.5;
+    let mut weights: Vec<f32> = numbers("weights").map(|number| 4.0 * part(number) * part(number).abs()).collect();
+    for step in 0..step {
+        let moves = numbers(&format!("step {step}"));
+        weights.iter_mut().zip(moves).for_each(|(weight, moved)| *weight += part(moved) / 2000.0);
+    }
+    weights.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
 #[test]
 fn a_record_with_a_base_names_it_before_its_payload() {
-    let base = Hash::of(b"base");
-    let record = Record {
-        kind: RecordKind::Chunk,
-        codec: Codec::Delta,
-        depth: 2,
-        base: Some(base),
-        plain_len: 4000,
-        hash: Hash::of(b"delta"),
-        payload: b"a difference",
-    };
-    let mut bytes = Vec::new();
-    record.write(&mut bytes);
-    check("chunk-delta.bin", &bytes);
-    let (header, payload) = parse_record(&bytes).unwrap();
-    assert_eq!((header.has_base, header.depth, header.stored_len, header.codec), (true, 2, 32 + 12, Codec::Delta));
-    let (found, start) = split_base(&header, payload).unwrap();
-    assert_eq!((found, &payload[start..]), (Some(base), &b"a difference"[..]));
+    let (base, plain) = (trained(1), trained(2));
+    for (name, codec, effort) in
+        [("chunk-delta.bin", Codec::Delta, Effort::Default), ("chunk-delta-ctx.bin", Codec::DeltaCtx, Effort::Compact)]
+    {
+        let path = folder().join(name);
+        let mut payload = Vec::new();
+        Encoder::new(effort).encode_against(&plain, caskad::chunk::ElementWidth::Four, &base, &mut payload);
+        // As above: the golden payload stays, and must decode.
+        if !regenerate() {
+            let golden = fs::read(&path).expect("a golden record");
+            payload = parse_record(&golden).unwrap().1[Hash::LEN..].to_vec();
+        }
+        let (kind, plain_len, hash) = (RecordKind::Chunk, plain.len() as u32, Hash::of(&plain));
+        let record = Record { kind, codec, depth: 2, base: Some(Hash::of(&base)), plain_len, hash, payload: &payload };
+        let mut bytes = Vec::new();
+        record.write(&mut bytes);
+        check(name, &bytes);
+        let (header, found) = parse_record(&bytes).unwrap();
+        let stored_len = (Hash::LEN + payload.len()) as u32;
+        assert_eq!((header.has_base, header.depth, header.stored_len, header.codec), (true, 2, stored_len, codec));
+        let (named, start) = split_base(&header, found).unwrap();
+        assert_eq!(named, Some(Hash::of(&base)));
+        let mut decoded = Vec::new();
+        Decoder::new().decode(codec, &found[start..], plain.len(), Some(&base), &mut decoded).unwrap();
+        assert!(decoded == plain, "{name}");
+    }
 }
 
 #[test]
@@ -157,7 +178,7 @@ fn an_archive_begins_with_its_header() {
     assert_eq!(refused.kind(), "newer_format");
 }
 
-/// What the fixture of format 1 holds, one line a fact.
+/// What a fixture holds, one line a fact.
 fn describe(store: &Store) -> String {
     let mut text = String::new();
     for (key, state) in read(store).unwrap().0 {
@@ -170,7 +191,8 @@ fn describe(store: &Store) -> String {
     text
 }
 
-/// Writes the fixture anew: versions of each codec, an inline one, labels, pins, a removal, and an archive.
+/// Writes the fixture of the newest format anew: versions of each codec, an inline one, labels, pins, a removal, a key whose versions
+/// are differences to the one before, one that was compacted, and an archive.
 fn write_fixture(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
     let directory = tempfile::tempdir().unwrap();
@@ -181,6 +203,10 @@ fn write_fixture(folder: &Path) {
     let tensor =
         |name: &str, scale| Tensor { name: name.to_owned(), dtype: "F32", shape: vec![10, 100], bytes: weights(scale) };
     let model = |scale: f32| safetensors(&[tensor("embed", 1.0), tensor("head", scale)]);
+    let trained = |step: u32| {
+        let bytes = trained(step);
+        safetensors(&[Tensor { name: "w".to_owned(), dtype: "F32", shape: vec![20, bytes.len() as u64 / 80], bytes }])
+    };
     let text = "every later version reads this\n".repeat(100).into_bytes();
     for op in [
         Op::Put { key: "team/model", label: Some("first"), payload: model(2.0).into() },
@@ -192,6 +218,12 @@ fn write_fixture(folder: &Path) {
         Op::Pin("team/model", 1),
         Op::Remove("gone", 1),
         Op::Tag("team/model", 2, "released"),
+        Op::Put { key: "run", label: None, payload: trained(1).into() },
+        Op::Put { key: "run", label: None, payload: trained(2).into() },
+        Op::Put { key: "run", label: None, payload: trained(3).into() },
+        Op::Put { key: "turned", label: None, payload: trained(4).into() },
+        Op::Put { key: "turned", label: None, payload: trained(5).into() },
+        Op::Compact("turned"),
     ] {
         apply(&store, &op).unwrap();
         held.apply(&op).unwrap();
@@ -210,7 +242,8 @@ fn write_fixture(folder: &Path) {
 /// A copy of the fixture of format `version`, to open.
 fn fixture(version: &str) -> (tempfile::TempDir, String) {
     static WRITTEN: std::sync::Once = std::sync::Once::new();
-    if regenerate() && version == "v1" {
+    // That of format 1 is as version 0.1 wrote it.
+    if regenerate() && version == "v2" {
         WRITTEN.call_once(|| write_fixture(&folder().join(version)));
     }
     let (from, directory) = (folder().join(version), tempfile::tempdir().unwrap());
@@ -224,14 +257,38 @@ fn fixture(version: &str) -> (tempfile::TempDir, String) {
 
 #[test]
 fn a_store_of_format_1_opens_and_restores() {
-    let (directory, expected) = fixture("v1");
+    let (directory, _) = a_store_opens_and_restores("v1");
+    // With its first difference it becomes one of format 2.
+    assert_eq!(fs::read(directory.path().join("format")).unwrap(), b"caskad 1\n");
+    let store = Store::open(directory.path()).unwrap();
+    let model = get(&store, "team/model", 2).unwrap();
+    let moved: Vec<u8> = model.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at > 4000 && at % 4 == 0)).collect();
+    apply(&store, &Op::Put { key: "team/model", label: None, payload: moved.clone().into() }).unwrap();
+    assert_eq!(store.stat().unwrap().codecs["delta"].chunks, 1);
+    assert!(get(&store, "team/model", 3).unwrap() == moved);
+    assert_eq!(fs::read(directory.path().join("format")).unwrap(), b"caskad 2\n");
+}
+
+#[test]
+fn a_store_of_format_2_opens_and_restores() {
+    let (directory, store) = a_store_opens_and_restores("v2");
+    let codecs = store.stat().unwrap().codecs;
+    assert!(codecs["delta"].chunks >= 2 && codecs["delta-ctx"].chunks >= 1, "{codecs:?}");
+    assert_eq!(fs::read(directory.path().join("format")).unwrap(), b"caskad 2\n");
+    assert_eq!(store.show(&at("run", 3)).unwrap().files[0].cost.bases, 2);
+    assert_eq!(store.show(&at("turned", 1)).unwrap().files[0].cost.bases, 1);
+}
+
+/// Opens the fixture `version` and compares it with what it should hold; goes on using it, and opens it again.
+fn a_store_opens_and_restores(version: &str) -> (tempfile::TempDir, Store) {
+    let (directory, expected) = fixture(version);
     assert!(expected.lines().count() >= 9, "the fixture says what it holds");
     let read_only = StoreOptions::new().read_only(true).open(directory.path()).unwrap();
     assert_eq!(describe(&read_only), expected, "read-only");
     drop(read_only);
     let store = Store::open(directory.path()).unwrap();
     assert_eq!(describe(&store), expected);
-    assert_sound(&store, "format 1");
+    assert_sound(&store, version);
     // It goes on as a store of today's.
     apply(&store, &Op::Put { key: "gone", label: None, payload: noise("again", 2000).into() }).unwrap();
     assert!(get(&store, "gone", 2).is_ok(), "the removed version keeps its number");
@@ -239,7 +296,9 @@ fn a_store_of_format_1_opens_and_restores() {
     store.remove(&at("gone", 2)).unwrap();
     assert_eq!(describe(&store), expected, "after a collection");
     drop(store);
-    assert_eq!(describe(&Store::open(directory.path()).unwrap()), expected, "reopened");
+    let store = Store::open(directory.path()).unwrap();
+    assert_eq!(describe(&store), expected, "reopened");
+    (directory, store)
 }
 
 #[test]

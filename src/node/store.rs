@@ -162,6 +162,7 @@ impl StoreOptions {
             read_only: self.read_only,
             checked_index_bytes: self.checked_index_bytes.unwrap_or(defaults.checked_index_bytes),
             index_journal_bytes: self.index_journal_bytes.unwrap_or(defaults.index_journal_bytes),
+            directory: directory.as_ref().map(|directory| directory.path().to_owned()),
         };
         let chunks = ChunkStore::open(backend, index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);

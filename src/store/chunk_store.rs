@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::store::database::IndexPlace;
+use crate::store::directory::StoreDirectory;
 use crate::store::entry::{Covered, Entry, Position, RefEntry};
 use crate::store::index::{CHECKED_BYTES, Index, IndexChange, IndexOptions};
 use crate::store::log::LogWriter;
@@ -47,6 +49,8 @@ pub struct ChunkStoreOptions {
     /// Bytes of the longest journal; a larger index is a database.
     #[doc(hidden)]
     pub index_journal_bytes: usize,
+    /// The directory of the store, where its packs lie in one: its format is raised before the first delta is stored.
+    pub directory: Option<PathBuf>,
 }
 
 impl Default for ChunkStoreOptions {
@@ -57,6 +61,7 @@ impl Default for ChunkStoreOptions {
             read_only: false,
             checked_index_bytes: CHECKED_BYTES,
             index_journal_bytes: limits::JOURNAL_BYTES,
+            directory: None,
         }
     }
 }
@@ -83,6 +88,8 @@ pub(super) struct Inner {
     pub(super) chains: Mutex<Option<Dependents>>,
     pub(super) checkpoint: Mutex<()>,
     pub(super) collecting: Mutex<()>,
+    /// The store's format says that there may be deltas.
+    deltas_allowed: AtomicBool,
     readers: Mutex<LruCache<PackId, Arc<dyn ObjectReader>>>,
     index_checked: AtomicBool,
     /// How often the index was rebuilt since it was opened.
@@ -149,6 +156,7 @@ impl ChunkStore {
                 chains: Mutex::default(),
                 checkpoint: Mutex::default(),
                 collecting: Mutex::default(),
+                deltas_allowed: AtomicBool::new(false),
                 readers: Mutex::new(LruCache::new(OPEN_PACKS)),
                 index_checked: AtomicBool::new(index_checked),
                 index_rebuilds: AtomicU64::new(0),
@@ -246,6 +254,17 @@ impl ChunkStore {
         log.next_seq = covered.next_seq;
         log.committed = Some(covered);
         self.inner.index_rebuilds.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes sure that no program which does not know deltas opens the store. The caller holds the lock on `chains`.
+    pub(super) fn allow_deltas(&self) -> Result<()> {
+        if let Some(directory) = &self.inner.options.directory
+            && !self.inner.deltas_allowed.load(Ordering::Relaxed)
+        {
+            StoreDirectory::allow_deltas(directory)?;
+        }
+        self.inner.deltas_allowed.store(true, Ordering::Relaxed);
         Ok(())
     }
 

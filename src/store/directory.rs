@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use crate::backend::sync_directory;
 use crate::error::{Error, Result};
 
-/// The format of stores that this version writes, and the newest that it reads.
-pub const STORE_FORMAT: u32 = 1;
+/// The newest format of stores that this version reads, and that of a store with deltas.
+pub const STORE_FORMAT: u32 = 2;
+
+/// The format of a store without deltas, which the first version of caskad reads too.
+const FORMAT_WITHOUT_DELTAS: u32 = 1;
 
 /// An open store directory. Dropping it gives the lock back.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ impl StoreDirectory {
 
     fn prepare(&self) -> Result<()> {
         let fresh = !self.packs().exists();
-        let has_format = check_format(&self.path)?;
+        let has_format = check_format(&self.path)?.is_some();
         for part in [self.packs(), self.tmp()] {
             match fs::create_dir(&part) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -123,14 +126,8 @@ impl StoreDirectory {
             let _ = fs::remove_file(left.path());
         }
         if !has_format {
-            let path = self.path.join("format");
-            let temporary = self.tmp().join("format");
-            let written = File::create(&temporary).and_then(|mut file| {
-                file.write_all(format!("caskad {STORE_FORMAT}\n").as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&temporary, &path)
-            });
-            written.map_err(|error| Error::io("write", path, error))?;
+            // In place of one that is damaged: the store may have deltas.
+            write_format(&self.path, if fresh { FORMAT_WITHOUT_DELTAS } else { STORE_FORMAT })?;
         }
         if fresh || !has_format {
             // All names at once, and before any pack is created below them.
@@ -138,6 +135,27 @@ impl StoreDirectory {
         }
         Ok(())
     }
+
+    /// Makes the store in the directory `path` one that may have deltas, durably. The first version of caskad, which would take them
+    /// for damage, refuses it from then on.
+    pub fn allow_deltas(path: &Path) -> Result<()> {
+        if check_format(path)? == Some(STORE_FORMAT) {
+            return Ok(());
+        }
+        write_format(path, STORE_FORMAT)?;
+        sync_directory(path).map_err(|error| Error::io("sync", path, error))
+    }
+}
+
+/// Writes the format file anew. Its name is durable once the directory is synced.
+fn write_format(store: &Path, format: u32) -> Result<()> {
+    let (path, temporary) = (store.join("format"), store.join("tmp").join("format"));
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(format!("caskad {format}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    });
+    written.map_err(|error| Error::io("write", path, error))
 }
 
 fn absent(path: &Path) -> Error {
@@ -165,13 +183,13 @@ fn require_creatable(path: &Path, create: bool) -> Result<()> {
     }
 }
 
-/// True if the format file is there and names a format that this version reads.
-fn check_format(path: &Path) -> Result<bool> {
+/// The format that the format file names, which this version reads. `None` if the file is missing or damaged.
+fn check_format(path: &Path) -> Result<Option<u32>> {
     let file = path.join("format");
     let mut text = String::new();
     let read = File::open(&file).and_then(|file| file.take(64).read_to_string(&mut text));
     match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => text.clear(),
         Err(error) => return Err(Error::io("read", file, error)),
         Ok(_) => {}
@@ -180,11 +198,11 @@ fn check_format(path: &Path) -> Result<bool> {
         Some(found) if found > STORE_FORMAT => {
             Err(Error::NewerFormat { path: path.to_owned(), found, supported: STORE_FORMAT })
         }
-        Some(_) => Ok(true),
+        Some(found) => Ok(Some(found)),
         // Packs carry their own version, so a damaged format file hides nothing: it is written anew.
         None => {
             tracing::warn!("{}: damaged, the packs tell their own version", file.display());
-            Ok(false)
+            Ok(None)
         }
     }
 }

@@ -140,6 +140,7 @@ impl Replacer<'_> {
                 return Ok(false);
             }
             depth = below.len() as u8;
+            self.store.allow_deltas()?;
         }
         let (_, full) = self.store.append_record(&chunk.record(depth))?;
         if let Some(base) = &before.base {

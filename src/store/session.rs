@@ -178,6 +178,7 @@ impl Session {
                     let (found, limit) = (depth.into(), limits::DELTA_DEPTH.into());
                     return Err(Error::Limit { what: "the number of bases below a delta", found, limit });
                 }
+                self.store.allow_deltas()?;
                 let appended = self.store.append_record(&chunk.record(depth))?;
                 chains.iter_mut().for_each(|dependents| dependents.add(&base, &chunk.hash));
                 appended

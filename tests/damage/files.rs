@@ -84,7 +84,7 @@ fn a_damaged_format_file_is_mended_or_refused_in_words() {
             None => fs::remove_file(copy.path.join("format")).unwrap(),
         }
         copy.assert_whole(&fixture.model, "format");
-        assert_eq!(fs::read(copy.path.join("format")).unwrap(), b"caskad 1\n", "it is written anew");
+        assert_eq!(fs::read(copy.path.join("format")).unwrap(), b"caskad 2\n", "as if there were deltas");
     }
 }
 
