@@ -24,6 +24,7 @@ use crate::store::entry::{Covered, Entry, Position, RefEntry};
 use crate::store::index::{CHECKED_BYTES, Index, IndexChange, IndexOptions};
 use crate::store::log::LogWriter;
 use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
+use crate::store::pack_file::FullBuffer;
 use crate::store::reencode::Dependents;
 use crate::store::shield::Shield;
 
@@ -279,13 +280,16 @@ impl ChunkStore {
             return Err(Error::Limit { what, found: found as u64, limit: limit as u64 });
         }
         let mut log = lock(&self.inner.log);
-        let (header, position) = log.writer.append(record)?;
+        let (header, position, full_buffer) = log.writer.append(record)?;
         let entry = Entry::of(&header, record.base, position);
         let pending = ((record.kind, record.hash), entry);
         self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).extend([pending]);
         log.bytes_since_checkpoint += header.record_len();
         log.entries_since_checkpoint += 1;
         let full = log.bytes_since_checkpoint >= CHECKPOINT_BYTES || log.entries_since_checkpoint >= CHECKPOINT_ENTRIES;
+        drop(log);
+        let written = full_buffer.map_or(Ok(()), FullBuffer::write);
+        written.inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
         Ok((header, full))
     }
 
@@ -319,11 +323,7 @@ impl ChunkStore {
             return Ok(());
         }
         if let Some(writer) = writer.filter(|_| committed.is_none_or(|committed| committed.end != end)) {
-            writer.sync().map_err(|error| {
-                let error = Error::io("sync", self.inner.backend.describe(&pack_name(end.pack)), error);
-                lock(&self.inner.log).writer.fail(&error);
-                error
-            })?;
+            writer.sync().inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
         }
         change.covered = Some(covered);
         self.apply(&change).inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;

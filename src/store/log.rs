@@ -10,20 +10,17 @@ use crate::backend::{ObjectWriter, StorageBackend};
 use crate::error::{Error, Result};
 use crate::store::entry::{Position, SealedPacks};
 use crate::store::pack::{PACK_HEADER_BYTES, PackId, Record, RecordHeader, pack_header, pack_name};
+use crate::store::pack_file::{FullBuffer, PackFile};
 
 /// Bytes that are gathered before they are handed to the backend.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Bytes after which the backend is asked to begin writing, so that the sync at a commit finds little left to do.
-const WRITE_BACK_BYTES: u64 = 8 << 20;
 
 #[derive(Debug)]
 struct ActivePack {
     id: PackId,
-    writer: Arc<dyn ObjectWriter>,
-    /// Bytes handed to the backend.
-    written: u64,
-    /// Bytes that the backend was asked to begin writing.
-    started: u64,
+    file: Arc<PackFile>,
+    /// Bytes handed to the file: where the buffer belongs.
+    handed: u64,
 }
 
 /// Appends records to the last pack. Callers hold it behind a mutex.
@@ -37,7 +34,7 @@ pub(super) struct LogWriter {
     sealed: SealedPacks,
     /// Whether that differs from what the index knows.
     sealed_changed: bool,
-    /// Bytes that belong behind `active.written`.
+    /// Bytes that belong behind those handed to the file.
     buffer: Vec<u8>,
     /// Set by the first failed write: what it said.
     failed: Option<String>,
@@ -69,7 +66,7 @@ impl LogWriter {
             match log.backend.resume(&name, len) {
                 Ok(writer) => {
                     log.sealed.remove(&id);
-                    log.active = Some(ActivePack { id, writer, written: len, started: len });
+                    log.active = Some(ActivePack { id, file: log.file(id, writer, len), handed: len });
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(Error::io("continue", log.backend.describe(&name), error)),
@@ -96,7 +93,7 @@ impl LogWriter {
     /// Where the next record will lie, as far as that is known: the end of the log.
     pub(super) fn end(&self) -> Position {
         match &self.active {
-            Some(active) => Position { pack: active.id, offset: (active.written + self.buffer.len() as u64) as u32 },
+            Some(active) => Position { pack: active.id, offset: (active.handed + self.buffer.len() as u64) as u32 },
             None => Position::start_of(self.next_pack),
         }
     }
@@ -106,18 +103,32 @@ impl LogWriter {
         self.active.as_ref().map(|active| active.id)
     }
 
-    /// Appends `record`; says where it lies.
-    pub(super) fn append(&mut self, record: &Record<'_>) -> Result<(RecordHeader, Position)> {
+    /// Appends `record`; says where it lies. A buffer that is full now is the caller's to write, without the lock on this writer.
+    pub(super) fn append(&mut self, record: &Record<'_>) -> Result<(RecordHeader, Position, Option<FullBuffer>)> {
         self.check()?;
         let outcome = self.try_append(|buffer| record.write(buffer));
-        self.remember(outcome)
+        let (header, position) = self.remember(outcome)?;
+        let full = if self.buffer.len() >= BUFFER_BYTES { self.take_buffer() } else { None };
+        Ok((header, position, full))
+    }
+
+    /// As [`append`](LogWriter::append), and writes the buffer if it is full.
+    pub(super) fn append_small(&mut self, record: &Record<'_>) -> Result<Position> {
+        let (_, position, full) = self.append(record)?;
+        let outcome = full.map_or(Ok(()), FullBuffer::write);
+        self.remember(outcome)?;
+        Ok(position)
     }
 
     /// Appends a record's bytes as they are: how garbage collection moves them.
     pub(super) fn append_copy(&mut self, record: &[u8]) -> Result<Position> {
         self.check()?;
         let outcome = self.try_append(|buffer| buffer.extend_from_slice(record));
-        self.remember(outcome).map(|((), position)| position)
+        let ((), position) = self.remember(outcome)?;
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.write_out()?;
+        }
+        Ok(position)
     }
 
     fn try_append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> Result<(T, Position)> {
@@ -127,11 +138,20 @@ impl LogWriter {
             self.roll()?;
         }
         let position = self.end();
-        let result = write(&mut self.buffer);
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.flush()?;
-        }
-        Ok((result, position))
+        Ok((write(&mut self.buffer), position))
+    }
+
+    /// The buffer, to be written by whoever asks; an empty one takes its place.
+    fn take_buffer(&mut self) -> Option<FullBuffer> {
+        let active = self.active.as_mut().filter(|_| !self.buffer.is_empty())?;
+        let bytes = std::mem::replace(&mut self.buffer, active.file.spare(BUFFER_BYTES));
+        let offset = active.handed;
+        active.handed += bytes.len() as u64;
+        Some(FullBuffer::new(&active.file, offset, bytes))
+    }
+
+    fn file(&self, id: PackId, writer: Arc<dyn ObjectWriter>, len: u64) -> Arc<PackFile> {
+        Arc::new(PackFile::new(self.backend.describe(&pack_name(id)), writer, len))
     }
 
     fn start_pack(&mut self) -> Result<()> {
@@ -150,7 +170,7 @@ impl LogWriter {
                 Err(error) => return Err(Error::io("create", self.backend.describe(&name), error)),
             }
         };
-        self.active = Some(ActivePack { id, writer, written: 0, started: 0 });
+        self.active = Some(ActivePack { id, file: self.file(id, writer, 0), handed: 0 });
         debug_assert!(self.buffer.is_empty());
         self.buffer.extend_from_slice(&pack_header(id));
         debug_assert_eq!(self.buffer.len(), PACK_HEADER_BYTES);
@@ -167,8 +187,8 @@ impl LogWriter {
     fn seal_active(&mut self) -> Result<()> {
         self.flush()?;
         if let Some(active) = &self.active {
-            active.writer.sync().map_err(|error| self.error("sync", active.id, error))?;
-            self.sealed.insert(active.id, active.written);
+            active.file.sync()?;
+            self.sealed.insert(active.id, active.handed);
             self.sealed_changed = true;
             self.active = None;
         }
@@ -188,26 +208,17 @@ impl LogWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let Some(active) = &mut self.active
-            && !self.buffer.is_empty()
-        {
-            let outcome = active.writer.append(&self.buffer);
-            active.written += self.buffer.len() as u64;
-            let id = active.id;
-            if outcome.is_ok() && active.written - active.started >= WRITE_BACK_BYTES {
-                active.writer.start_writing(active.started, active.written - active.started);
-                active.started = active.written;
-            }
-            outcome.map_err(|error| self.error("write", id, error))?;
-            self.buffer.clear();
+        if let Some(full) = self.take_buffer() {
+            return full.write();
         }
-        Ok(())
+        // What other threads took to write may still be on its way.
+        self.active.as_ref().map_or(Ok(()), |active| active.file.wait_for(active.handed))
     }
 
     /// Writes the buffer out; what is left to make it durable is a sync of the answer, which needs no lock on this writer.
-    pub(super) fn prepare_sync(&mut self) -> Result<Option<Arc<dyn ObjectWriter>>> {
+    pub(super) fn prepare_sync(&mut self) -> Result<Option<Arc<PackFile>>> {
         self.write_out()?;
-        Ok(self.active.as_ref().map(|active| Arc::clone(&active.writer)))
+        Ok(self.active.as_ref().map(|active| Arc::clone(&active.file)))
     }
 
     /// Notes that a write or sync failed: from here on every append is refused.
@@ -224,9 +235,5 @@ impl LogWriter {
 
     fn check(&self) -> Result<()> {
         self.failed.as_ref().map_or(Ok(()), |why| Err(Error::WriteFailed { why: why.clone() }))
-    }
-
-    fn error(&self, action: &'static str, pack: PackId, error: std::io::Error) -> Error {
-        Error::io(action, self.backend.describe(&pack_name(pack)), error)
     }
 }

@@ -25,6 +25,7 @@ mod journal;
 mod log;
 mod overlay;
 pub mod pack;
+mod pack_file;
 mod reader;
 mod recovery;
 mod reencode;

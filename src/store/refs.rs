@@ -115,7 +115,7 @@ impl ChunkStore {
         if replaced || latest.is_none_or(|(_, latest)| latest.position != entry.position) {
             return Ok(());
         }
-        let (_, position) = log.writer.append(&Record {
+        let position = log.writer.append_small(&Record {
             kind: if entry.live { RecordKind::Ref } else { RecordKind::Removal },
             codec: Codec::Raw,
             depth: 0,

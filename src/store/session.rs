@@ -89,7 +89,7 @@ impl ChunkStore {
         }
         for (record, payload) in records {
             let kind = if record.is_removal() { RecordKind::Removal } else { RecordKind::Ref };
-            let (_, position) = log.writer.append(&Record {
+            let position = log.writer.append_small(&Record {
                 kind,
                 codec: Codec::Raw,
                 depth: 0,
