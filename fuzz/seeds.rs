@@ -120,6 +120,18 @@ fn main() -> Outcome<()> {
         write("codec_decode", name, &[&[codec as u8, a, b, c], stored.as_slice()].concat())?;
         write("codec_decode", &format!("encode-{name}"), &[&[7, 0, 0, 0], plain.as_slice()].concat())?;
     }
+    let base: Vec<u8> = plain.iter().enumerate().map(|(i, byte)| if i % 4 == 0 { byte ^ 5 } else { *byte }).collect();
+    for (name, effort) in [("delta", Effort::Default), ("delta-ctx", Effort::Compact)] {
+        let codec = Encoder::new(effort).encode_against(&plain, ElementWidth::Four, &base, &mut stored);
+        let ([a, b], [c, d]) = ((base.len() as u16).to_le_bytes(), (plain.len() as u16).to_le_bytes());
+        write("delta_decode", name, &[&[codec as u8, a, b, c, d], base.as_slice(), stored.as_slice()].concat())?;
+        let how = if effort == Effort::Compact { 0x82 } else { 2 };
+        write(
+            "delta_decode",
+            &format!("encode-{name}"),
+            &[&[how, a, b, 0, 0], base.as_slice(), plain.as_slice()].concat(),
+        )?;
+    }
     write("codec_decode", "raw", &[&[Codec::Raw as u8, 5, 0, 0][..], b"plain"].concat())?;
 
     store("weights", &safetensors(&[Tensor { bytes: weights(1000), ..Tensor::random("w", "F32", 1000) }]))?;

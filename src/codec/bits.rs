@@ -73,3 +73,27 @@ impl<'a> BitReader<'a> {
 fn last_bytes(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_come_back_and_the_end_is_known() {
+        let numbers: Vec<(u32, u32)> =
+            (0..700_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> (31 - i % 31), i % 31 + 1)).collect();
+        let (mut writer, mut bytes) = (BitWriter::default(), Vec::new());
+        for (bits, count) in &numbers {
+            writer.put(bits & ((1 << count) - 1), *count);
+        }
+        writer.finish(&mut bytes);
+        let mut reader = BitReader::new(&bytes);
+        for (bits, count) in &numbers {
+            assert_eq!(reader.take(*count), bits & ((1 << count) - 1));
+        }
+        assert_eq!(reader.finish(), Ok(()));
+        assert!(BitReader::new(&bytes).finish().is_err());
+        let mut past = BitReader::new(&[0xff]);
+        assert_eq!((past.take(4), past.take(30), past.finish().is_err()), (15, 15, true));
+    }
+}

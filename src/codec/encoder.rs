@@ -5,7 +5,7 @@
 //! history-free contexts make the output a function of the input alone.
 
 use super::delta::DeltaWriter;
-use super::delta_ctx::DeltaCtxWriter;
+use super::delta_ctx_writer::DeltaCtxWriter;
 use super::difference::Order;
 use super::entropy;
 use super::frame::FrameWriter;

@@ -18,8 +18,11 @@ pub(super) const FREQUENCY_BITS: u32 = 11;
 /// Slots of a table.
 pub(super) const SLOTS: usize = 1 << FREQUENCY_BITS;
 
+/// Most tables of a stream.
+pub(super) const TABLES: usize = 32;
+
 /// States that take turns.
-pub(super) const STATES: usize = 4;
+pub(super) const STATES: usize = 8;
 
 /// States are at least this between two symbols.
 const LEAST_STATE: u32 = 1 << 16;
@@ -111,7 +114,7 @@ impl SymbolWriter {
             self.reversed.extend_from_slice(&[high, low]);
             *state >>= 16;
         }
-        *state = (*state / frequency << FREQUENCY_BITS) + *state % frequency + start;
+        *state = ((*state / frequency) << FREQUENCY_BITS) + *state % frequency + start;
     }
 
     /// Appends the stream to `out`, and is as new.
@@ -142,19 +145,36 @@ impl<'a> SymbolReader<'a> {
         Ok(SymbolReader { states, words, next: 0 })
     }
 
-    /// The next symbol of the state `lane`, by its table.
+    /// Reads the next symbols, each by the table of its context; the first of them is one of the first state.
     #[inline(always)]
-    pub(super) fn next(&mut self, lane: usize, table: &[u32; SLOTS]) -> u8 {
-        let state = self.states[lane];
-        let slot = table[state as usize % SLOTS];
-        let (frequency, distance) = (slot >> 8 & 0xfff, slot >> 20);
-        let state = frequency.wrapping_mul(state >> FREQUENCY_BITS).wrapping_add(distance);
-        // Looked up in any case, so that nothing hangs on a branch that takes either way at random.
-        let word = u32::from(self.words.get(self.next).map_or(0, |word| u16::from_le_bytes(*word)));
-        let short = state < LEAST_STATE;
-        self.states[lane] = if short { state << 16 | word } else { state };
-        self.next += usize::from(short);
-        slot as u8
+    pub(super) fn read(&mut self, contexts: &[u8], tables: &[[u32; SLOTS]; TABLES], symbols: &mut [u8]) {
+        let mut states = self.states;
+        let (turns, rest) = contexts.as_chunks::<STATES>();
+        let (symbols, symbols_of_rest) = symbols.split_at_mut(turns.len() * STATES);
+        for (contexts, symbols) in turns.iter().zip(symbols.as_chunks_mut::<STATES>().0) {
+            // As many words as a turn can use, so that the end is looked for once a turn. Behind the end are zeros.
+            let rest = self.words.get(self.next..).unwrap_or_default();
+            let words = match rest.first_chunk() {
+                Some(words) => *words,
+                None => last_words(rest),
+            };
+            let mut used = 0;
+            for lane in 0..STATES {
+                let table = &tables[usize::from(contexts[lane]) % TABLES];
+                let short;
+                (symbols[lane], states[lane], short) = step(states[lane], table, words[used % STATES]);
+                used += usize::from(short);
+            }
+            self.next += used;
+        }
+        for (lane, (context, symbol)) in rest.iter().zip(symbols_of_rest).enumerate() {
+            let word = self.words.get(self.next).copied().unwrap_or_default();
+            let state = &mut states[lane % STATES];
+            let short;
+            (*symbol, *state, short) = step(*state, &tables[usize::from(*context) % TABLES], word);
+            self.next += usize::from(short);
+        }
+        self.states = states;
     }
 
     /// Checks that the stream held what was read of it, and nothing more.
@@ -163,5 +183,102 @@ impl<'a> SymbolReader<'a> {
             return Err(CodecError::Invalid("the symbols do not end with their chunk"));
         }
         Ok(())
+    }
+}
+
+/// One symbol: it, the state after it, and whether that took `word`.
+///
+/// The word is mixed in without a branch, which would go either way at random.
+#[inline(always)]
+fn step(state: u32, table: &[u32; SLOTS], word: [u8; 2]) -> (u8, u32, bool) {
+    let slot = table[state as usize % SLOTS];
+    let (frequency, distance) = (slot >> 8 & 0xfff, slot >> 20);
+    let state = frequency.wrapping_mul(state >> FREQUENCY_BITS).wrapping_add(distance);
+    let longer = state << 16 | u32::from(u16::from_le_bytes(word));
+    let short = state < LEAST_STATE;
+    (slot as u8, if short { longer } else { state }, short)
+}
+
+/// The last words of a stream, and zeros.
+#[cold]
+fn last_words(rest: &[[u8; 2]]) -> [[u8; 2]; STATES] {
+    let mut words = [[0; 2]; STATES];
+    words.iter_mut().zip(rest).for_each(|(word, last)| *word = *last);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Symbols that are the rarer the larger, with contexts in turn.
+    fn symbols(count: usize) -> Vec<(u8, u8)> {
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
+        (0..count).map(|i| ((i % 3) as u8, (noise(i).trailing_zeros() % 12) as u8)).collect()
+    }
+
+    fn code(symbols: &[(u8, u8)]) -> (Vec<u8>, Vec<[u32; SLOTS]>) {
+        let (mut writer, mut stream) = (SymbolWriter::new(), Vec::new());
+        let mut tables = vec![[0; SLOTS]; TABLES];
+        let mut all = Vec::new();
+        for (context, table) in tables.iter_mut().enumerate() {
+            let mut counts = [0; 12];
+            symbols.iter().filter(|s| usize::from(s.0) == context).for_each(|s| counts[usize::from(s.1)] += 1);
+            counts[0] += 1;
+            let (mut weights, mut found) = (Vec::new(), Vec::new());
+            weigh(&counts, &mut weights);
+            frequencies(&weights, &mut found).unwrap();
+            fill(&found, table);
+            all.push(found);
+        }
+        for (i, (context, symbol)) in symbols.iter().enumerate().rev() {
+            let (of_context, symbol) = (&all[usize::from(*context)], usize::from(*symbol));
+            writer.put(i, of_context[symbol].into(), of_context[..symbol].iter().sum::<u16>().into());
+        }
+        writer.finish(&mut stream);
+        (stream, tables)
+    }
+
+    #[test]
+    fn symbols_come_back_whatever_their_number_and_take_about_their_entropy() {
+        for count in (0..40).chain([1000, 100_001]) {
+            let symbols = symbols(count);
+            let (stream, tables) = code(&symbols);
+            let contexts: Vec<u8> = symbols.iter().map(|symbol| symbol.0).collect();
+            let (mut reader, mut found) = (SymbolReader::new(&stream).unwrap(), vec![99; count]);
+            reader.read(&contexts, tables.first_chunk().unwrap(), &mut found);
+            assert!(found.iter().zip(&symbols).all(|(found, symbol)| *found == symbol.1), "{count} symbols");
+            assert_eq!(reader.finish(), Ok(()));
+            // Halving frequencies: two bits a symbol.
+            assert!(stream.len() * 8 < count * 41 / 20 + 8 * HEAD_BYTES + 200, "{} bytes for {count}", stream.len());
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_too_short_or_too_long_is_told() {
+        let symbols = symbols(500);
+        let (stream, tables) = code(&symbols);
+        let contexts: Vec<u8> = symbols.iter().map(|symbol| symbol.0).collect();
+        for stream in [&stream[..stream.len() - 2], &[&stream[..], &[0, 0]].concat(), &[0; HEAD_BYTES]] {
+            let mut reader = SymbolReader::new(stream).unwrap();
+            reader.read(&contexts, tables.first_chunk().unwrap(), &mut [0; 500]);
+            assert!(reader.finish().is_err());
+        }
+        assert!(SymbolReader::new(&stream[..HEAD_BYTES - 1]).is_err());
+        assert!(SymbolReader::new(&stream[..HEAD_BYTES + 1]).is_err());
+    }
+
+    #[test]
+    fn frequencies_fill_a_table_whatever_the_weights() {
+        let mut found = Vec::new();
+        let edge = [vec![1], vec![45], vec![1; 64], vec![45; 64], [&[45][..], &[1; 63]].concat(), vec![0, 0, 3]];
+        for weights in edge.into_iter().chain((1..=45).map(|weight| vec![weight, 0, 1, 20, weight / 2])) {
+            frequencies(&weights, &mut found).unwrap();
+            assert_eq!(found.iter().map(|frequency| usize::from(*frequency)).sum::<usize>(), SLOTS, "{weights:?}");
+            assert!(weights.iter().zip(&found).all(|(weight, frequency)| (*weight == 0) == (*frequency == 0)));
+        }
+        for weights in [&[][..], &[0; 5], &[46, 1], &[255]] {
+            assert!(frequencies(weights, &mut found).is_err(), "{weights:?}");
+        }
     }
 }
