@@ -19,7 +19,7 @@ use super::entropy;
 use super::planes::{PlanesReader, PlanesWriter};
 
 /// Pieces and bytes of a piece of the sample that tells width, order and worth.
-const SAMPLE: (usize, usize) = (8, 1 << 10);
+const SAMPLE: (usize, usize) = (8, 512);
 
 /// A width or an order must promise this many bits a byte over the one before: noise favours the wider.
 const GAIN_BITS: f32 = 0.03;
@@ -33,8 +33,6 @@ pub(super) struct Estimate {
     pub(super) bits: f32,
     /// Bits a byte of the plain bytes in planes of the same width.
     pub(super) alone_bits: f32,
-    /// Whether the plain bytes may take far less than that, by matches.
-    pub(super) regular: bool,
 }
 
 /// Writes payloads.
@@ -78,22 +76,26 @@ impl DeltaWriter {
         }
         let (plain, base) = self.sample.split_at(self.sample.len() / 2);
         let widths = width.as_ref().map_or(&[1, 2, 4, 8][..], std::slice::from_ref);
-        let mut best =
-            Estimate { width: widths[0], order: Order::Integer, bits: f32::INFINITY, alone_bits: 8.0, regular: false };
+        let mut best = Estimate { width: widths[0], order: Order::Integer, bits: f32::INFINITY, alone_bits: 8.0 };
         for &width in widths {
             let orders = if width == 1 { &[Order::Integer][..] } else { &[Order::Integer, Order::Float] };
             for &order in orders {
                 self.room.resize(self.room.len().max(plain.len()), 0);
                 let room = &mut self.room[..plain.len()];
                 difference::take(width, order, plain, base, room);
-                let (bits, _) = entropy::plane_bits(width, room);
+                let bits = entropy::plane_bits(width, room);
                 if bits < best.bits - GAIN_BITS {
                     best = Estimate { width, order, bits, ..best };
                 }
             }
         }
-        (best.alone_bits, best.regular) = entropy::plane_bits(best.width, plain);
+        best.alone_bits = entropy::plane_bits(best.width, plain);
         best
+    }
+
+    /// Whether the plain bytes of the last [`estimate`](DeltaWriter::estimate) may take far less than it says, by matches.
+    pub(super) fn regular(&self, width: usize) -> bool {
+        entropy::regular(width, &self.sample[..self.sample.len() / 2])
     }
 }
 

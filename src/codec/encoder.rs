@@ -4,9 +4,8 @@
 //! plain bytes by 1/64 at least, or the codec is raw. Samples decide which encodings are tried; equal input, width, effort and
 //! history-free contexts make the output a function of the input alone.
 
-use super::delta::DeltaWriter;
+use super::delta::{DeltaWriter, Estimate};
 use super::delta_ctx_writer::DeltaCtxWriter;
-use super::difference::Order;
 use super::entropy;
 use super::frame::FrameWriter;
 use super::patch::PatchWriter;
@@ -21,10 +20,13 @@ const WORTH_PART: usize = 64;
 const DELTA_WORTH_PART: usize = 20;
 
 /// A delta that took less than this part of what the planes of the elements promise is kept without trying them.
-const DELTA_CLEAR: f32 = 0.85;
+const DELTA_CLEAR: f32 = 0.93;
 
 /// Differences that promise more than this part of what the elements do are not tried.
-const DELTA_HOPELESS: f32 = 1.02;
+const DELTA_HOPELESS: f32 = 1.0;
+
+/// A delta in context that took less than this part of what planes promise is kept without trying them.
+const CONTEXT_CLEAR: f32 = 0.97;
 
 /// Over this share of repeated words the promises mean little: matches may take far less.
 const DELTA_REPEATS: f32 = 0.05;
@@ -129,14 +131,11 @@ impl Encoder {
         if clear && estimate.bits > DELTA_HOPELESS * alone_bits {
             return self.encode_as(plan, plain, out);
         }
-        self.second.clear();
-        let how = (estimate.width, estimate.order);
-        self.delta.append(&mut self.delta_planes, plain, base, how, &mut self.second);
-        let codec = self.in_context(plain, base, how);
+        let codec = self.differences(plain, base, &estimate);
         let kept_bits = 8.0 * self.second.len() as f32 / plain.len() as f32;
         // Frequencies are all that a sample tells: where bytes repeat, both are tried.
-        let told = clear && !estimate.regular && plan != Plan::Raw;
-        if told && kept_bits < DELTA_CLEAR * alone_bits && entropy::repeats(plain) < DELTA_REPEATS {
+        let told = clear && plan != Plan::Raw && kept_bits < DELTA_CLEAR * alone_bits;
+        if told && !self.delta.regular(estimate.width) && entropy::repeats(plain) < DELTA_REPEATS {
             std::mem::swap(out, &mut self.second);
             return codec;
         }
@@ -162,17 +161,25 @@ impl Encoder {
         Codec::Patch
     }
 
-    /// Puts a delta in context in the place of the delta in `second`, if it is asked for and smaller.
-    fn in_context(&mut self, plain: &[u8], base: &[u8], how: (usize, Order)) -> Codec {
-        if let Some(contexts) = &mut self.contexts
-            && how.0 < 8
-        {
+    /// Makes `second` the smallest form of the differences.
+    fn differences(&mut self, plain: &[u8], base: &[u8], estimate: &Estimate) -> Codec {
+        let how = (estimate.width, estimate.order);
+        let contexts = self.contexts.as_mut().filter(|_| estimate.width < 8);
+        let in_context = contexts.map(|contexts| {
             self.kept.clear();
             contexts.append(plain, base, how, &mut self.kept);
-            if self.kept.len() < self.second.len() {
-                std::mem::swap(&mut self.kept, &mut self.second);
-                return Codec::DeltaCtx;
-            }
+            self.kept.len()
+        });
+        // Where contexts take less than planes promise, planes are not tried.
+        let promised = estimate.bits * plain.len() as f32 / 8.0;
+        let clear = in_context.is_some_and(|len| plain.len() >= SMALL_BYTES && (len as f32) < CONTEXT_CLEAR * promised);
+        if !clear {
+            self.second.clear();
+            self.delta.append(&mut self.delta_planes, plain, base, how, &mut self.second);
+        }
+        if clear || in_context.is_some_and(|len| len < self.second.len()) {
+            std::mem::swap(&mut self.kept, &mut self.second);
+            return Codec::DeltaCtx;
         }
         Codec::Delta
     }

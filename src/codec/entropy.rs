@@ -111,21 +111,29 @@ pub(super) fn repeats(bytes: &[u8]) -> f32 {
     repeated as f32 / sampled.max(1) as f32
 }
 
-/// Bits a byte that the planes of all of `elements`, `width` bytes each, would take by frequency alone, and whether any plane is so
-/// regular that it may take far less: neighbours are equal more often than by chance.
-pub(super) fn plane_bits(width: usize, elements: &[u8]) -> (f32, bool) {
+/// Bits a byte that the planes of all of `elements`, `width` bytes each, would take by frequency alone.
+pub(super) fn plane_bits(width: usize, elements: &[u8]) -> f32 {
+    let mut bits = 0.0;
+    for_planes(width, elements, |plane| bits += Histogram::of([plane]).bits());
+    bits / width.max(1) as f32
+}
+
+/// Whether any plane of `elements`, `width` bytes each, is so regular that matches may pay: its neighbours are equal more often than by
+/// chance.
+pub(super) fn regular(width: usize, elements: &[u8]) -> bool {
     const MORE_THAN_CHANCE: f32 = 0.05;
+    let mut regular = false;
+    for_planes(width, elements, |plane| {
+        let equal: u32 = plane.iter().zip(plane.get(1..).unwrap_or_default()).map(|(a, b)| u32::from(a == b)).sum();
+        regular |= equal as f32 > plane.len() as f32 * (Histogram::of([plane]).collisions() + MORE_THAN_CHANCE);
+    });
+    regular
+}
+
+fn for_planes(width: usize, elements: &[u8], look: impl FnMut(&[u8])) {
     let mut planes = vec![0; elements.len()];
     transpose::split(width, elements, &mut planes);
-    let count = (elements.len() / width.max(1)).max(1);
-    let (mut bits, mut regular) = (0.0, false);
-    for plane in planes.chunks(count) {
-        let histogram = Histogram::of([plane]);
-        bits += histogram.bits();
-        let equal = plane.iter().zip(plane.iter().skip(1)).filter(|(a, b)| a == b).count();
-        regular |= equal as f32 / count as f32 > histogram.collisions() + MORE_THAN_CHANCE;
-    }
-    (bits / width.max(1) as f32, regular)
+    planes.chunks((elements.len() / width.max(1)).max(1)).for_each(look);
 }
 
 /// The element width that byte planes serve best, and the bits a byte that its planes would take.
