@@ -235,7 +235,7 @@ impl ChunkReader {
         let why = error.map_or_else(|| "its bytes do not match its hash".to_owned(), |error| error.to_string());
         let (hash, position) =
             self.chain.get(found).map_or((Hash::of(&[]), Position::default()), |(hash, entry)| (*hash, entry.position));
-        self.culprit = Some(hash).filter(|_| !matches!(error, Some(CodecError::Unsupported(_))));
+        self.culprit = Some(hash);
         (found, damaged(&hash, position, why))
     }
 

@@ -6,6 +6,7 @@ mod formats;
 #[path = "../stores/mod.rs"]
 mod stores;
 
+mod deltas;
 mod files;
 mod fixture;
 mod index;
