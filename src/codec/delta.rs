@@ -46,8 +46,8 @@ impl DeltaWriter {
         DeltaWriter { room: Vec::new(), sample: Vec::new() }
     }
 
-    /// Appends the payload of `plain` against `base` to `out`.
-    pub(super) fn append(
+    /// Makes `out` the payload of `plain` against `base`; what it held is overwritten.
+    pub(super) fn write(
         &mut self,
         planes: &mut PlanesWriter,
         plain: &[u8],
@@ -61,8 +61,8 @@ impl DeltaWriter {
         }
         let room = &mut self.room[..plain.len()];
         difference::take(width, order, plain, base, room);
-        out.push(order as u8);
-        planes.append(room, width, out);
+        planes.write(room, width, 1, out);
+        out[0] = order as u8;
     }
 
     /// Looks at a sample of `plain`, elements of `width` bytes or of any width if that is `None`, and what it faces in `base`.

@@ -29,7 +29,7 @@ const DELTA_HOPELESS: f32 = 1.0;
 const CONTEXT_CLEAR: f32 = 0.97;
 
 /// Over this share of repeated words the promises mean little: matches may take far less.
-const DELTA_REPEATS: f32 = 0.05;
+const MANY_REPEATS: f32 = 0.05;
 
 /// Chunks up to this length are cheaper to encode both ways than to sample.
 const SMALL_BYTES: usize = 16 << 10;
@@ -98,14 +98,14 @@ impl Encoder {
         }
     }
 
-    /// Encodes `plain`, elements of `width`, into `out`, which is cleared first.
+    /// Encodes `plain`, elements of `width`, into `out`; what that held is overwritten.
     ///
     /// Returns [`Codec::Raw`] and leaves `out` empty where no encoding saves 1/64 of the chunk: then the plain bytes are what to
     /// store, and nothing is copied. Never fails: an encoding that libzstd refuses is not a candidate, and what is longer than
     /// [`limits::CHUNK_BYTES`] is no chunk and stays raw.
     pub fn encode(&mut self, plain: &[u8], width: ElementWidth, out: &mut Vec<u8>) -> Codec {
-        out.clear();
         if plain.len() > limits::CHUNK_BYTES {
+            out.clear();
             return Codec::Raw;
         }
         let (plan, _) = self.plan(plain, width);
@@ -116,7 +116,6 @@ impl Encoder {
     ///
     /// `base` is the plain bytes of another chunk, of any length; a delta decodes only with the same bytes at hand.
     pub fn encode_against(&mut self, plain: &[u8], width: ElementWidth, base: &[u8], out: &mut Vec<u8>) -> Codec {
-        out.clear();
         if plain.len() > limits::CHUNK_BYTES || base.is_empty() {
             return self.encode(plain, width, out);
         }
@@ -135,7 +134,7 @@ impl Encoder {
         let kept_bits = 8.0 * self.second.len() as f32 / plain.len() as f32;
         // Frequencies are all that a sample tells: where bytes repeat, both are tried.
         let told = clear && plan != Plan::Raw && kept_bits < DELTA_CLEAR * alone_bits;
-        if told && !self.delta.regular(estimate.width) && entropy::repeats(plain) < DELTA_REPEATS {
+        if told && !self.delta.regular(estimate.width) && entropy::repeats(plain) < MANY_REPEATS {
             std::mem::swap(out, &mut self.second);
             return codec;
         }
@@ -174,8 +173,7 @@ impl Encoder {
         let promised = estimate.bits * plain.len() as f32 / 8.0;
         let clear = in_context.is_some_and(|len| plain.len() >= SMALL_BYTES && (len as f32) < CONTEXT_CLEAR * promised);
         if !clear {
-            self.second.clear();
-            self.delta.append(&mut self.delta_planes, plain, base, how, &mut self.second);
+            self.delta.write(&mut self.delta_planes, plain, base, how, &mut self.second);
         }
         if clear || in_context.is_some_and(|len| len < self.second.len()) {
             std::mem::swap(&mut self.kept, &mut self.second);
@@ -197,18 +195,17 @@ impl Encoder {
         }
     }
 
-    /// Encodes `plain` as planned into `out`, which is empty.
+    /// Encodes `plain` as planned into `out`.
     fn encode_as(&mut self, plan: Plan, plain: &[u8], out: &mut Vec<u8>) -> Codec {
         let codec = match plan {
             Plan::Raw => Codec::Raw,
             Plan::Zstd => self.zstd(plain, out),
             Plan::Planes(width) => {
-                self.planes.append(plain, width, out);
-                // Planes that shrink this much are sparse or regular, and such data may hold matches across planes.
-                if width > 1 && out.len() < plain.len() / 2 { self.smaller(plain, out) } else { Codec::Planes }
+                self.planes.write(plain, width, 0, out);
+                if width > 1 && self.may_match(plain, out.len()) { self.smaller(plain, out) } else { Codec::Planes }
             }
             Plan::Both(width) => {
-                self.planes.append(plain, width, out);
+                self.planes.write(plain, width, 0, out);
                 self.smaller(plain, out)
             }
         };
@@ -219,8 +216,18 @@ impl Encoder {
         Codec::Raw
     }
 
+    /// Whether matches across planes may beat planes that take `planes_len` bytes.
+    ///
+    /// Planes that shrink to half are sparse or regular, and such data may hold matches; a few pieces tell whether it does.
+    fn may_match(&mut self, plain: &[u8], planes_len: usize) -> bool {
+        let planes_bits = 8.0 * planes_len as f32 / plain.len() as f32;
+        planes_bits < 4.0
+            && (entropy::repeats(plain) > MANY_REPEATS || CLOSE * self.try_matches(plain) < planes_bits)
+    }
+
     /// Makes `out` a zstd frame.
     fn zstd(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Codec {
+        out.clear();
         self.frames.append(plain, out).map_or(Codec::Raw, |_| Codec::Zstd)
     }
 

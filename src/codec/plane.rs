@@ -51,38 +51,45 @@ pub(super) struct PlaneWriter {
     literals: FrameWriter,
     matches: FrameWriter,
     thorough: bool,
+    coded: Vec<u8>,
 }
 
 impl PlaneWriter {
     /// A writer that tries matches wherever they may pay if `thorough`, else only where they surely do.
     pub(super) fn new(thorough: bool) -> PlaneWriter {
-        PlaneWriter { literals: FrameWriter::literals_only(), matches: FrameWriter::with_level(1), thorough }
+        let (literals, matches) = (FrameWriter::literals_only(), FrameWriter::with_level(1));
+        PlaneWriter { literals, matches, thorough, coded: Vec::new() }
     }
 
     /// Appends `plane` in its smallest form to `out`.
     pub(super) fn append(&mut self, plane: &[u8], out: &mut Vec<u8>) -> PlaneMode {
+        let (mode, coded) = self.code(plane);
+        out.extend_from_slice(coded.unwrap_or(plane));
+        mode
+    }
+
+    /// Finds the smallest form of `plane`: how it is kept, and the bytes of that, or `None` where they are the plane's own.
+    pub(super) fn code(&mut self, plane: &[u8]) -> (PlaneMode, Option<&[u8]>) {
+        self.coded.clear();
         if let Some(byte) = entropy::constant(plane) {
-            out.push(byte);
-            return PlaneMode::Constant;
+            self.coded.push(byte);
+            return (PlaneMode::Constant, Some(&self.coded));
         }
         let bits = entropy::bits(plane);
         let least_repeats = if self.thorough { MATCH_REPEATS } else { FAST_MATCH_REPEATS };
         let repeats = self.thorough && plane.len() <= SMALL_BYTES
             || entropy::repeats(plane) > least_repeats + chance_of_repeats(plane.len(), bits);
         let (literals, matches) = ((MATCH_BITS..RAW_BITS).contains(&bits), bits < MATCH_BITS || repeats);
-        let start = out.len();
         let mut shortest = None;
         for (tried, frames) in [(literals, &mut self.literals), (matches, &mut self.matches)] {
             if tried {
-                shortest = append_if_shorter(frames, plane, start, out);
+                shortest = append_if_shorter(frames, plane, 0, &mut self.coded);
             }
         }
-        if shortest.is_some_and(|len| len < plane.len()) {
-            return PlaneMode::Zstd;
+        match shortest.is_some_and(|len| len < plane.len()) {
+            true => (PlaneMode::Zstd, Some(&self.coded)),
+            false => (PlaneMode::Raw, None),
         }
-        out.truncate(start);
-        out.extend_from_slice(plane);
-        PlaneMode::Raw
     }
 }
 

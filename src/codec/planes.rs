@@ -32,38 +32,50 @@ const MOST_PLANES: usize = 8;
 /// Writes payloads.
 pub(super) struct PlanesWriter {
     plane: PlaneWriter,
-    planes: Vec<u8>,
 }
 
 impl PlanesWriter {
     /// A writer that takes the time of a thorough [`PlaneWriter`] or not.
     pub(super) fn new(thorough: bool) -> PlanesWriter {
-        PlanesWriter { plane: PlaneWriter::new(thorough), planes: Vec::new() }
+        PlanesWriter { plane: PlaneWriter::new(thorough) }
     }
 
-    /// Appends the payload of `plain`, elements of `width` bytes, to `out`.
-    pub(super) fn append(&mut self, plain: &[u8], width: usize, out: &mut Vec<u8>) {
+    /// Makes what follows the first `start` bytes of `out` the payload of `plain`, elements of `width` bytes.
+    ///
+    /// The elements are split right into `out`, where planes that stay as they are already lie in their place. What `out` held is
+    /// overwritten, not cleared: only growth needs zeroes.
+    pub(super) fn write(&mut self, plain: &[u8], width: usize, start: usize, out: &mut Vec<u8>) {
         let count = plain.len() / width;
         let (elements, tail) = plain.split_at(count * width);
-        // Growing only, so that a worker zeroes its buffer once and not for every chunk.
-        if self.planes.len() < elements.len() {
-            self.planes.resize(elements.len(), 0);
-        }
-        let planes = &mut self.planes[..elements.len()];
-        transpose::split(width, elements, planes);
-
-        let header = out.len();
-        out.push(width as u8);
-        out.resize(header + 1 + ENTRY_BYTES * width, 0);
+        let entries = start + 1;
+        let planes = entries + ENTRY_BYTES * width;
+        out.resize(planes + plain.len(), 0);
+        out[start] = width as u8;
+        transpose::split(width, elements, &mut out[planes..planes + elements.len()]);
+        let mut end = planes;
         for i in 0..width {
-            let start = out.len();
-            let mode = self.plane.append(&planes[i * count..(i + 1) * count], out);
-            let len = (out.len() - start) as u32;
-            let entry = header + 1 + ENTRY_BYTES * i;
+            let plane = planes + i * count..planes + (i + 1) * count;
+            let (mode, coded) = self.plane.code(&out[plane.clone()]);
+            // What a plane comes to is never longer than it, so nothing that is still to be read is overwritten.
+            let len = match coded {
+                Some(coded) => {
+                    out[end..end + coded.len()].copy_from_slice(coded);
+                    coded.len()
+                }
+                None => {
+                    if plane.start != end {
+                        out.copy_within(plane, end);
+                    }
+                    count
+                }
+            };
+            end += len;
+            let entry = entries + ENTRY_BYTES * i;
             out[entry] = mode as u8;
-            out[entry + 1..entry + ENTRY_BYTES].copy_from_slice(&len.to_le_bytes());
+            out[entry + 1..entry + ENTRY_BYTES].copy_from_slice(&(len as u32).to_le_bytes());
         }
-        out.extend_from_slice(tail);
+        out[end..end + tail.len()].copy_from_slice(tail);
+        out.truncate(end + tail.len());
     }
 }
 
