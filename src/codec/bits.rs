@@ -46,17 +46,21 @@ impl<'a> BitReader<'a> {
         BitReader { bytes, next: 0 }
     }
 
-    /// The next `count` bits, at most 32.
+    /// Adds to each of `numbers` the next bits, as many as its place in `counts` says: at most 32.
     #[inline(always)]
-    pub(super) fn take(&mut self, count: u32) -> u32 {
-        let rest = self.bytes.get(self.next / 8..).unwrap_or_default();
-        let word = match rest.first_chunk() {
-            Some(octet) => u64::from_le_bytes(*octet),
-            None => last_bytes(rest),
-        };
-        let bits = (word >> (self.next % 8)) & ((1 << count) - 1);
-        self.next += count as usize;
-        bits as u32
+    pub(super) fn add_to(&mut self, numbers: &mut [u32], counts: &[u32]) {
+        // In a variable of its own, which stays in a register.
+        let mut next = self.next;
+        for (number, count) in numbers.iter_mut().zip(counts) {
+            let rest = self.bytes.get(next / 8..).unwrap_or_default();
+            let word = match rest.first_chunk() {
+                Some(octet) => u64::from_le_bytes(*octet),
+                None => last_bytes(rest),
+            };
+            *number = number.wrapping_add(((word >> (next % 8)) & !(u64::MAX << (count % 64))) as u32);
+            next += *count as usize;
+        }
+        self.next = next;
     }
 
     /// Checks that all bytes were read, and no more.
@@ -89,11 +93,14 @@ mod tests {
         writer.finish(&mut bytes);
         let mut reader = BitReader::new(&bytes);
         for (bits, count) in &numbers {
-            assert_eq!(reader.take(*count), bits & ((1 << count) - 1));
+            let mut found = [5];
+            reader.add_to(&mut found, &[*count]);
+            assert_eq!(found, [5_u32.wrapping_add(bits & ((1 << count) - 1))]);
         }
         assert_eq!(reader.finish(), Ok(()));
         assert!(BitReader::new(&bytes).finish().is_err());
-        let mut past = BitReader::new(&[0xff]);
-        assert_eq!((past.take(4), past.take(30), past.finish().is_err()), (15, 15, true));
+        let (mut past, mut found) = (BitReader::new(&[0xff]), [0, 0]);
+        past.add_to(&mut found, &[4, 30]);
+        assert_eq!((found, past.finish().is_err()), ([15, 15], true));
     }
 }

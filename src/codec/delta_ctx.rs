@@ -22,7 +22,7 @@
 //! symbol, in the context of the sum of its block's scale and the lift of its base's highest byte; its open bits go to the bits. The
 //! elements of a block whose scale is 255 are zero, and neither symbols nor bits.
 //!
-//! Invariant: as for a delta; the tables that a reader builds take 256 KiB, whatever the payload is.
+//! Invariant: as for a delta; the tables that a reader builds take 128 KiB, whatever the payload is.
 
 use multiversion::multiversion;
 
@@ -221,8 +221,9 @@ fn read_block(
         }
         return;
     }
-    for (number, class) in numbers.iter_mut().zip(classes) {
-        let (least, open) = context::number(class);
-        *number = least.wrapping_add(bits.take(open));
+    let mut open_bits = [0; BLOCK];
+    for ((number, open), class) in numbers.iter_mut().zip(&mut open_bits).zip(classes) {
+        (*number, *open) = context::number(class);
     }
+    bits.add_to(numbers, &open_bits);
 }

@@ -3,7 +3,7 @@
 //! The coder is that of J. Duda, *Asymmetric numeral systems: entropy coding combining speed of Huffman coding with compression rate
 //! of arithmetic coding* (arXiv:1311.2540, 2013), with several states in turn over one stream, as F. Giesen, *Interleaved entropy coders*
 //! (arXiv:1402.3392, 2014), describes. Symbol *i* belongs to state *i* mod [`STATES`]. A state is a number of 32 bits, at least 2^16; a symbol of
-//! frequency *f* in 2^11, whose range starts at *c*, takes it to ⌊*x* / *f*⌋ · 2^11 + *c* + *x* mod *f*, and before that its low 16 bits
+//! frequency *f* in 2^10, whose range starts at *c*, takes it to ⌊*x* / *f*⌋ · 2^10 + *c* + *x* mod *f*, and before that its low 16 bits
 //! leave as a word if it would pass 2^32. Decoding runs the other way, so the writer starts with the last symbol, and ends with the states
 //! and the words in the order in which the reader wants them. A reader that consumed all words and finds all states at 2^16 has seen
 //! every symbol.
@@ -12,8 +12,8 @@
 
 use super::CodecError;
 
-/// Frequencies of a table add up to 2 to this power: then a table takes 8 KiB, and the hot ones of a chunk stay near.
-pub(super) const FREQUENCY_BITS: u32 = 11;
+/// Frequencies of a table add up to 2 to this power: then a table takes 4 KiB, and the hot ones of a chunk stay near; 2^11 saves nothing.
+pub(super) const FREQUENCY_BITS: u32 = 10;
 
 /// Slots of a table.
 pub(super) const SLOTS: usize = 1 << FREQUENCY_BITS;
@@ -271,13 +271,13 @@ mod tests {
     #[test]
     fn frequencies_fill_a_table_whatever_the_weights() {
         let mut found = Vec::new();
-        let edge = [vec![1], vec![45], vec![1; 64], vec![45; 64], [&[45][..], &[1; 63]].concat(), vec![0, 0, 3]];
-        for weights in edge.into_iter().chain((1..=45).map(|weight| vec![weight, 0, 1, 20, weight / 2])) {
+        let edge = [vec![1], vec![41], vec![1; 64], vec![41; 64], [&[41][..], &[1; 63]].concat(), vec![0, 0, 3]];
+        for weights in edge.into_iter().chain((1..=41).map(|weight| vec![weight, 0, 1, 20, weight / 2])) {
             frequencies(&weights, &mut found).unwrap();
             assert_eq!(found.iter().map(|frequency| usize::from(*frequency)).sum::<usize>(), SLOTS, "{weights:?}");
             assert!(weights.iter().zip(&found).all(|(weight, frequency)| (*weight == 0) == (*frequency == 0)));
         }
-        for weights in [&[][..], &[0; 5], &[46, 1], &[255]] {
+        for weights in [&[][..], &[0; 5], &[42, 1], &[255]] {
             assert!(frequencies(weights, &mut found).is_err(), "{weights:?}");
         }
     }
