@@ -470,3 +470,39 @@ fn a_put_in_flight_keeps_the_bases_that_its_chunks_get() {
     collect(&store, &[]);
     assert!(hashes.iter().enumerate().all(|(step, hash)| read(&store, hash).unwrap() == weights(step as u32)));
 }
+
+/// What was the base of a chunk is swept while others read the chunk: they find that it needs it no more.
+#[test]
+fn a_base_that_is_let_go_is_not_missed() {
+    let store = open_with(&FaultDisk::new(), 1 << 20);
+    let newest = Hash::of(&weights(4));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    commit_chain(&store, 4);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let (mut reader, mut plain) = (store.reader(), vec![0; CHUNK_BYTES]);
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    reader.read(&newest, &mut plain).unwrap();
+                    assert!(plain == weights(4));
+                }
+            });
+        }
+        let letting_go = scope.spawn(|| {
+            for _ in 0..30 {
+                assert!(replace(&store, &weights(4), None));
+                assert!(collect(&store, &[newest]).removed_chunks >= 4);
+                let session = store.begin().unwrap();
+                append(&session, &weights(0), None).unwrap();
+                for step in 1..4 {
+                    append(&session, &weights(step), Some(&weights(step - 1))).unwrap();
+                }
+                commit(&session);
+                assert!(replace(&store, &weights(4), Some(&weights(3))));
+            }
+        });
+        let outcome = letting_go.join();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome.unwrap();
+    });
+}

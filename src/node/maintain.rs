@@ -53,7 +53,8 @@ impl Store {
         })
     }
 
-    /// Removes a version and its labels. Its bytes are reclaimed by the next [`gc`](Store::gc). A pinned version is refused.
+    /// Removes a version and its labels. Its bytes are reclaimed by the next [`gc`](Store::gc), but for those that another version is a
+    /// difference to: they stay until [`compact`](Store::compact) makes that one do without. A pinned version is refused.
     pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
         let mut labels = Vec::new();
         let report = self.change_version(wanted, |number, refs| {

@@ -9,7 +9,8 @@ use crate::output::joined;
 
 /// Remove a version and its labels
 ///
-/// It is gone at once; the space that only it used comes back with the next `gc`. A pinned version is refused.
+/// It is gone at once; the space that only it used comes back with the next `gc`. A pinned version is refused. Where another version is
+/// kept as the difference to this one, that much of it stays until `compact` makes the other do without.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
