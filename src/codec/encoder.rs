@@ -121,10 +121,14 @@ impl Encoder {
         }
         let (plan, bits) = self.plan(plain, width);
         if plan == Plan::Zstd {
-            return self.patch(plain, base, out);
+            return self.patch(plan, plain, base, out);
         }
         let estimate = self.delta.estimate(plain, width.bytes(), base);
         let alone_bits = bits.unwrap_or(f32::INFINITY).min(estimate.alone_bits);
+        let numbers = width.bytes().is_some_and(|width| width > 1) || estimate.bits < DELTA_CLEAR * alone_bits;
+        if !numbers && entropy::share(plain, base) > MANY_REPEATS {
+            return self.patch(plan, plain, base, out);
+        }
         let even = plain.len().abs_diff(base.len()) < plain.len() / 8;
         let clear = even && plain.len() >= SMALL_BYTES;
         if clear && estimate.bits > DELTA_HOPELESS * alone_bits {
@@ -148,9 +152,10 @@ impl Encoder {
         codec
     }
 
-    /// Encodes `plain`, bytes that repeat, as one frame: with matches in `base` where that saves another twentieth.
-    fn patch(&mut self, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Codec {
-        let alone = self.encode_as(Plan::Zstd, plain, out);
+    /// Encodes `plain`, bytes of which some stand in `base`, as planned or as one frame with matches in `base`: where that saves
+    /// another twentieth.
+    fn patch(&mut self, plan: Plan, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Codec {
+        let alone = self.encode_as(plan, plain, out);
         let alone_len = if alone == Codec::Raw { plain.len() } else { out.len() };
         let patched = self.patch.write(plain, base, &mut self.second);
         if !patched || self.second.len() + alone_len.div_ceil(DELTA_WORTH_PART) > alone_len {
@@ -163,7 +168,7 @@ impl Encoder {
     /// Makes `second` the smallest form of the differences.
     fn differences(&mut self, plain: &[u8], base: &[u8], estimate: &Estimate) -> Codec {
         let how = (estimate.width, estimate.order);
-        let contexts = self.contexts.as_mut().filter(|_| estimate.width < 8);
+        let contexts = self.contexts.as_mut().filter(|_| estimate.width < 8 && estimate.lead == 0);
         let in_context = contexts.map(|contexts| {
             self.kept.clear();
             contexts.append(plain, base, how, &mut self.kept);
@@ -173,7 +178,7 @@ impl Encoder {
         let promised = estimate.bits * plain.len() as f32 / 8.0;
         let clear = in_context.is_some_and(|len| plain.len() >= SMALL_BYTES && (len as f32) < CONTEXT_CLEAR * promised);
         if !clear {
-            self.delta.write(&mut self.delta_planes, plain, base, how, &mut self.second);
+            self.delta.write(&mut self.delta_planes, plain, base, estimate, &mut self.second);
         }
         if clear || in_context.is_some_and(|len| len < self.second.len()) {
             std::mem::swap(&mut self.kept, &mut self.second);
@@ -221,8 +226,7 @@ impl Encoder {
     /// Planes that shrink to half are sparse or regular, and such data may hold matches; a few pieces tell whether it does.
     fn may_match(&mut self, plain: &[u8], planes_len: usize) -> bool {
         let planes_bits = 8.0 * planes_len as f32 / plain.len() as f32;
-        planes_bits < 4.0
-            && (entropy::repeats(plain) > MANY_REPEATS || CLOSE * self.try_matches(plain) < planes_bits)
+        planes_bits < 4.0 && (entropy::repeats(plain) > MANY_REPEATS || CLOSE * self.try_matches(plain) < planes_bits)
     }
 
     /// Makes `out` a zstd frame.

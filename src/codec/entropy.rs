@@ -136,6 +136,30 @@ fn for_planes(width: usize, elements: &[u8], look: impl FnMut(&[u8])) {
     planes.chunks((elements.len() / width.max(1)).max(1)).for_each(look);
 }
 
+/// How much of `bytes` stands in `other` too, wherever: the share of sampled words of eight bytes.
+///
+/// Words are sampled by value (one in 64 of all values), so that both sides take the same ones at any distance.
+pub(super) fn share(bytes: &[u8], other: &[u8]) -> f32 {
+    const SLOTS: usize = 1 << 14;
+    let mut there = vec![0; SLOTS];
+    let sampled = |bytes: &[u8], visit: &mut dyn FnMut(usize, u64)| {
+        for word in bytes.windows(8) {
+            let word = word.try_into().map_or(0, u64::from_le_bytes);
+            let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            if hash >> 58 == 0 {
+                visit((hash >> 44) as usize % SLOTS, word);
+            }
+        }
+    };
+    sampled(other, &mut |slot, word| there[slot] = word);
+    let (mut count, mut found) = (0_u32, 0_u32);
+    sampled(bytes, &mut |slot, word| {
+        count += 1;
+        found += u32::from(there[slot] == word);
+    });
+    found as f32 / count.max(1) as f32
+}
+
 /// The element width that byte planes serve best, and the bits a byte that its planes would take.
 ///
 /// The eight residues of a sample's positions are counted apart; merged as a width would merge them they give the entropy of
@@ -209,6 +233,15 @@ mod tests {
         assert!(repeats(&row.repeat(3)) > 0.5);
         assert_eq!(repeats(&[0; 4096]), 1.0);
         assert_eq!(repeats(&[1; 7]), 0.0);
+    }
+
+    #[test]
+    fn what_stands_elsewhere_is_seen_at_any_distance() {
+        let (old, new) = (noise(60_000), noise(90_000)[60_000..].to_vec());
+        assert!(share(&new, &old) < 0.02);
+        let edited = [&new[..1001], &old[777..40_000], &new[1001..3000]].concat();
+        assert!(share(&edited, &old) > 0.8);
+        assert_eq!((share(&[], &old), share(&old, &[])), (0.0, 0.0));
     }
 
     #[test]
