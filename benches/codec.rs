@@ -63,5 +63,31 @@ fn codec(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, codec);
+/// The same weights after a step of training, as differences to those before it.
+fn delta(criterion: &mut Criterion) {
+    for (name, width, base) in chunks().into_iter().take(2) {
+        let mut next = noise();
+        // Every element moves by up to 32 steps of the last place.
+        let step = |low: u8| low.wrapping_add((next() >> 26) as u8).wrapping_sub(32);
+        let lows = base.iter().step_by(width.bytes().unwrap_or(1)).copied().map(step);
+        let mut plain = base.clone();
+        plain.iter_mut().step_by(width.bytes().unwrap_or(1)).zip(lows).for_each(|(byte, low)| *byte = low);
+        let mut group = criterion.benchmark_group(format!("delta/{name}"));
+        group.throughput(Throughput::Bytes(plain.len() as u64));
+        let (mut stored, mut out, mut decoder) = (Vec::new(), vec![0; plain.len()], Decoder::new());
+        for effort in [Effort::Default, Effort::Compact] {
+            let mut encoder = Encoder::new(effort);
+            let codec = encoder.encode_against(&plain, width, &base, &mut stored);
+            group.bench_function(format!("encode {codec}"), |bench| {
+                bench.iter(|| encoder.encode_against(black_box(&plain), width, &base, &mut stored));
+            });
+            group.bench_function(format!("decode {codec}"), |bench| {
+                bench.iter(|| decoder.decode_into(codec, black_box(&stored), Some(&base), &mut out));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, codec, delta);
 criterion_main!(benches);
