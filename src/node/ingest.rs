@@ -21,7 +21,7 @@ use crate::split::{Speculation, Window};
 use crate::store::{Base, ChunkReader, EncodedChunk, Session};
 
 /// What a difference to the bottom of a chain may take, compared with one to the nearest chunk that has room above it.
-const RESTART_COST: f64 = 1.08;
+const RESTART_COST: f64 = 1.04;
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
