@@ -156,6 +156,12 @@ impl Encoder {
         codec
     }
 
+    /// Bits a byte that a sample of the differences to `base` promises, to choose among bases; `None` where they promise little.
+    pub fn promise(&mut self, plain: &[u8], width: ElementWidth, base: &[u8]) -> Option<f32> {
+        let estimate = self.delta.estimate(plain, width.bytes(), base);
+        (estimate.bits < DELTA_CLEAR * estimate.alone_bits).then_some(estimate.bits)
+    }
+
     /// Encodes `plain`, bytes of which some stand in `base`, as planned or as one frame with matches in `base`: where that saves
     /// another twentieth.
     fn patch(&mut self, plan: Plan, plain: &[u8], base: &[u8], out: &mut Vec<u8>) -> Codec {

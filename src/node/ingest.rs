@@ -21,7 +21,7 @@ use crate::split::{Speculation, Window};
 use crate::store::{Base, ChunkReader, EncodedChunk, Session};
 
 /// What a difference to the bottom of a chain may take, compared with one to the nearest chunk that has room above it.
-const RESTART_COST: f64 = 1.04;
+const RESTART_COST: f32 = 1.04;
 
 /// A payload that is stored, but not committed.
 #[derive(Debug)]
@@ -142,13 +142,13 @@ struct Worker<'i, 'a> {
     reader: ChunkReader,
     base: Vec<u8>,
     encoded: Vec<u8>,
-    second: Vec<u8>,
+    other_base: Vec<u8>,
 }
 
 impl<'i, 'a> Worker<'i, 'a> {
     fn new(ingest: &'i Ingest<'a>) -> Worker<'i, 'a> {
         let (encoder, reader) = (Encoder::new(ingest.effort), ingest.store.inner.chunks.reader());
-        Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new(), second: Vec::new() }
+        Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new(), other_base: Vec::new() }
     }
 
     /// Hash, look up, and only where the chunk is new: encode, against its base where it has one, and append.
@@ -186,23 +186,22 @@ impl<'i, 'a> Worker<'i, 'a> {
         let session = self.ingest.session;
         let most = self.ingest.store.config().delta_depth.checked_sub(1);
         let nearest = most.map(|most| session.base(&faced.hash, most)).transpose()?.flatten();
-        let nearest = match nearest.filter(|base| base.hash != *hash) {
+        let mut base = match nearest.filter(|base| base.hash != *hash) {
             Some(base) if self.read_base(&base)? => base,
             _ => return Ok((self.encoder.encode(plain, width, &mut self.encoded), None)),
         };
-        let mut codec = self.encoder.encode_against(plain, width, &self.base, &mut self.encoded);
-        let mut base = nearest;
-        let bottom = if nearest.hash == faced.hash { None } else { session.base(&faced.hash, 0)? };
-        if let Some(bottom) = bottom.filter(|bottom| ![*hash, nearest.hash].contains(&bottom.hash))
-            && self.read_base(&bottom)?
+        let bottom = if base.hash == faced.hash { None } else { session.base(&faced.hash, 0)? };
+        if let Some(bottom) = bottom.filter(|bottom| ![*hash, base.hash].contains(&bottom.hash))
+            && let Some(promised) = self.encoder.promise(plain, width, &self.base)
         {
-            let other = self.encoder.encode_against(plain, width, &self.base, &mut self.second);
-            let affordable = self.second.len() as f64 <= self.encoded.len() as f64 * RESTART_COST;
-            if other.has_base() && (affordable || !codec.has_base()) {
-                std::mem::swap(&mut self.encoded, &mut self.second);
-                (codec, base) = (other, bottom);
+            std::mem::swap(&mut self.base, &mut self.other_base);
+            let there = self.read_base(&bottom)?;
+            match self.encoder.promise(plain, width, &self.base) {
+                Some(restart) if there && restart <= promised * RESTART_COST => base = bottom,
+                _ => std::mem::swap(&mut self.base, &mut self.other_base),
             }
         }
+        let codec = self.encoder.encode_against(plain, width, &self.base, &mut self.encoded);
         Ok((codec, codec.has_base().then_some(base.hash)))
     }
 
@@ -212,8 +211,7 @@ impl<'i, 'a> Worker<'i, 'a> {
         match self.reader.read(&base.hash, &mut self.base) {
             Ok(()) => Ok(true),
             Err(error @ Error::Damaged { .. }) => {
-                let warning = format!("a chunk is stored by itself, since its base cannot be read: {error}");
-                self.ingest.monitor.warn(&warning);
+                self.ingest.monitor.warn(&format!("a chunk cannot serve as a base: {error}"));
                 Ok(false)
             }
             Err(error) => Err(error),
