@@ -1,4 +1,5 @@
-//! Whole operations on a store in a temporary directory: put, re-put, get and verify of 64 MiB of bf16 and f32 tensors.
+//! Whole operations on a store in a temporary directory: put, re-put, get and verify of 64 MiB of bf16 and f32 tensors, and of a second
+//! version in which every float has moved a little.
 
 #![allow(clippy::unwrap_used)] // A bench that cannot set up its payload has nothing to say.
 
@@ -39,6 +40,18 @@ fn next(state: &mut u64) -> f32 {
     (*state >> 40) as f32 / (1u64 << 24) as f32
 }
 
+/// The same model after a step of training: some of the lowest bits of each float are others.
+fn trained(model: &[u8], width: usize) -> Vec<u8> {
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut moved = model.to_vec();
+    let start = moved.len() - PAYLOAD_BYTES;
+    for float in moved[start..].chunks_exact_mut(width) {
+        next(&mut state);
+        float[0] ^= (state >> 40) as u8 & if width == 2 { 1 } else { 0xff };
+    }
+    moved
+}
+
 fn put(store: &Store, source: &Path) {
     let name = "bench".parse().unwrap();
     black_box(store.put(&name, Payload::path(source), &PutOptions::default(), &Monitor::none()).unwrap());
@@ -48,15 +61,26 @@ fn pipeline(criterion: &mut Criterion) {
     for (dtype, width) in [("BF16", 2), ("F32", 4)] {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("model.safetensors");
-        fs::write(&source, model(dtype, width)).unwrap();
+        let first = model(dtype, width);
+        fs::write(&source, &first).unwrap();
+        let later = dir.path().join("later.safetensors");
+        fs::write(&later, trained(&first, width)).unwrap();
         let mut group = criterion.benchmark_group(format!("pipeline/{}", dtype.to_lowercase()));
         group.throughput(Throughput::Bytes(PAYLOAD_BYTES as u64)).sample_size(10);
+        let fresh = || {
+            let dir = tempfile::tempdir().unwrap();
+            (Store::open(dir.path().join("store")).unwrap(), dir)
+        };
         group.bench_function("put", |bencher| {
-            let fresh = || {
-                let dir = tempfile::tempdir().unwrap();
-                (Store::open(dir.path().join("store")).unwrap(), dir)
-            };
             bencher.iter_batched(fresh, |(store, dir)| (put(&store, &source), store, dir), BatchSize::PerIteration);
+        });
+        group.bench_function("put a version", |bencher| {
+            let with_first = || {
+                let (store, dir) = fresh();
+                put(&store, &source);
+                (store, dir)
+            };
+            bencher.iter_batched(with_first, |(store, dir)| (put(&store, &later), store, dir), BatchSize::PerIteration);
         });
         let store = Store::open(dir.path().join("store")).unwrap();
         put(&store, &source);
@@ -69,6 +93,12 @@ fn pipeline(criterion: &mut Criterion) {
         });
         group.bench_function("verify", |bencher| {
             bencher.iter(|| assert!(store.verify(&wanted, &Monitor::none()).unwrap().ok));
+        });
+        put(&store, &later);
+        group.bench_function("get a difference", |bencher| {
+            bencher.iter(|| {
+                store.get(&wanted, &out, &GetOptions::default(), &Monitor::none()).unwrap();
+            });
         });
         group.finish();
     }
