@@ -153,7 +153,7 @@ fn a_resized_tensor_costs_its_new_rows_and_its_change() {
     let rows = weights("new rows", 10);
     grown.bytes.extend(&rows.bytes);
     grown.shape[0] += 10;
-    let first = place.put("m", &safetensors(&[small.clone()]));
+    let first = place.put("m", &safetensors(std::slice::from_ref(&small)));
     let second = place.put("m", &safetensors(&[grown.clone()]));
     assert!(share(&second) < 0.65 * share(&first), "{}", share(&second));
     // And back: its chunks face those of the longer one.
@@ -217,7 +217,7 @@ fn an_earlier_version_can_go_and_the_later_ones_stay() {
 fn document(lines: usize, edition: usize) -> Vec<u8> {
     let line = |n: usize| match n % 900 == 7 {
         true => format!("{n}: edited for edition {edition}\n"),
-        false => format!("{n}: {}\n", blake3::hash(&n.to_le_bytes()).to_hex()),
+        false => format!("{n}: {}\n", blake3::hash(&(n as u64).to_le_bytes()).to_hex()),
     };
     (0..lines).flat_map(|n| line(n).into_bytes()).collect()
 }
