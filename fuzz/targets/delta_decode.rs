@@ -13,7 +13,9 @@ fuzz_target!(|bytes: &[u8]| {
     let mut decoder = Decoder::new();
     // What the buffer held before must not show.
     let mut plain = vec![0xa5; 100];
-    if let Some(codec) = Codec::from_byte(how & 0x3f).filter(|codec| matches!(codec, Codec::Delta | Codec::DeltaCtx)) {
+    if let Some(codec) =
+        Codec::from_byte(how & 0x3f).filter(|codec| matches!(codec, Codec::Delta | Codec::DeltaCtx | Codec::Patch))
+    {
         let outcome = decoder.decode(codec, bytes, plain_len, Some(base), &mut plain);
         assert!(outcome.is_err() || plain.len() == plain_len);
         assert!(outcome.is_err() || plain_len <= limits::CHUNK_BYTES);

@@ -52,7 +52,8 @@ fn put_and_reopen(store: ChunkStore, backend: &MemoryBackend) -> Result<(), Erro
     let hash = Hash::of(plain);
     let payload = &plain[..];
     let session = store.begin()?;
-    session.append(&EncodedChunk { hash, plain_len: payload.len() as u32, codec: Codec::Raw, payload })?;
+    let (plain_len, codec, base) = (payload.len() as u32, Codec::Raw, None);
+    session.append(&EncodedChunk { hash, plain_len, codec, base, payload })?;
     let (key, number): (Key, u64) = ("fuzz/key".parse()?, 7);
     let entry = VersionEntry {
         manifest: Hash::of(b"m"),
@@ -67,7 +68,7 @@ fn put_and_reopen(store: ChunkStore, backend: &MemoryBackend) -> Result<(), Erro
         meta: Meta::default(),
     };
     let change = RefChange::Version { key: key.clone(), number, entry: entry.clone() };
-    let manifest = EncodedChunk { hash: Hash::of(b"m"), plain_len: 1, codec: Codec::Raw, payload: b"m" };
+    let manifest = EncodedChunk { hash: Hash::of(b"m"), plain_len: 1, codec, base, payload: b"m" };
     match session.commit(&manifest, |_| Ok(vec![change])) {
         // A forged ref used up the numbers of refs.
         Err(Error::Limit { .. }) => return Ok(()),
