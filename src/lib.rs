@@ -1,8 +1,9 @@
 //! caskad keeps many versions of model checkpoints at the price of what changed, and proves every byte by hash.
 //!
-//! A payload (a checkpoint, a directory of shards, any bytes) is split at its tensors and at content-defined cut points. Every chunk
-//! is named by the BLAKE3 hash of its plain bytes, kept once in its smallest encoding, and appended to crash-safe packs. A version
-//! of a key is a manifest that lists chunks; two versions share the chunks that they have in common.
+//! A payload (a checkpoint, a directory of shards, any bytes) is split at its tensors, at fixed lengths inside them, and at
+//! content-defined cut points everywhere else. Every chunk is named by the BLAKE3 hash of its plain bytes, kept once in its smallest
+//! encoding, and appended to crash-safe packs. A version of a key is a manifest that lists chunks; two versions share the chunks that
+//! they have in common, and a chunk that changed a little is kept as its difference to the one that it faces in an earlier version.
 //!
 //! ```
 //! use caskad::{GetOptions, Monitor, Payload, PutOptions, Store};
@@ -39,7 +40,7 @@
 //! | 8 | the `caskad` command | this crate's public API only |
 //!
 //! A module imports only from the rows above it (`tests/layering.rs`). Start reading at [`node`]: put and get are its two straight
-//! lines. `docs/format.md` describes every byte on disk.
+//! lines. `docs/encodings.md` explains how chunks are kept small, `docs/format.md` describes every byte on disk.
 //!
 //! # Promises
 //!
