@@ -132,6 +132,13 @@ fn main() -> Outcome<()> {
             &[&[how, a, b, 0, 0], base.as_slice(), plain.as_slice()].concat(),
         )?;
     }
+    let text: Vec<u8> =
+        (0..60_u32).flat_map(|n| format!("line {n}: {}\n", Hash::of(&n.to_le_bytes())).into_bytes()).collect();
+    let edited: Vec<u8> = [b"put in front of ", text.as_slice()].concat();
+    let codec = Encoder::new(Effort::Default).encode_against(&edited, ElementWidth::One, &text, &mut stored);
+    let ([a, b], [c, d]) = ((text.len() as u16).to_le_bytes(), (edited.len() as u16).to_le_bytes());
+    write("delta_decode", "patch", &[&[codec as u8, a, b, c, d], text.as_slice(), stored.as_slice()].concat())?;
+    write("delta_decode", "encode-patch", &[&[0, a, b, 0, 0], text.as_slice(), edited.as_slice()].concat())?;
     write("codec_decode", "raw", &[&[Codec::Raw as u8, 5, 0, 0][..], b"plain"].concat())?;
 
     store("weights", &safetensors(&[Tensor { bytes: weights(1000), ..Tensor::random("w", "F32", 1000) }]))?;
