@@ -1,7 +1,8 @@
 //! The payload of [`Codec::Patch`](crate::chunk::Codec::Patch): one zstd frame that takes matches from the base chunk too.
 //!
 //! For bytes that move, such as text, code and archives: what an edit left stands in the base, at another place. The base serves as a
-//! dictionary of raw content (RFC 8878, section 5), so any zstd that is given it reads the frame.
+//! dictionary of raw content (RFC 8878, section 5), so any zstd that is given it reads the frame. A base that is itself a zstd dictionary is
+//! used as one, by both sides: libzstd tells by its first bytes.
 //!
 //! Invariant: as for a delta. Decoding needs no room but the plain length.
 
