@@ -183,6 +183,8 @@ fn golden() -> Vec<Golden> {
     let (before, after) = noise.step(6000);
     // Every eighth row did not move, and the first rows have no partner.
     let rows: Vec<f32> = (0..6000).map(|i| if i / 128 % 8 == 3 { before[i] } else { after[i] }).collect();
+    // A step so small that most differences are zero.
+    let slow: Vec<f32> = before.iter().zip(&after).map(|(before, after)| before + (after - before) / 4.0).collect();
     let bytes = |values: &[f32]| -> Vec<u8> { values.iter().map(|value| (value * 300.0) as i8 as u8).collect() };
     let golden = |name, codec, width, plain, base| Golden { name, codec, width, plain, base };
     vec![
@@ -193,6 +195,7 @@ fn golden() -> Vec<Golden> {
             [bf16s(&after[..3000]), vec![7]].concat(),
             bf16s(&before),
         ),
+        golden("delta-2-bf16-rans", Codec::Delta, ElementWidth::Two, bf16s(&slow[..6000]), bf16s(&before)),
         golden("delta-4-f32-resized", Codec::Delta, ElementWidth::Four, f32s(&after[..1000]), f32s(&before[..900])),
         golden("delta-8-f64", Codec::Delta, ElementWidth::Eight, f64s(&after[..500]), f64s(&before[..500])),
         golden("delta-1-bytes", Codec::Delta, ElementWidth::One, bytes(&after), bytes(&before)),
@@ -274,6 +277,25 @@ fn a_hand_made_delta_decodes_as_the_byte_map_says() {
 }
 
 #[test]
+fn planes_by_frequency_are_read_in_deltas_alone() {
+    let golden = golden().into_iter().find(|golden| golden.name == "delta-2-bf16-rans").unwrap();
+    let (stored, len) = (golden.encode(), golden.plain.len());
+    assert!(stored[2] == 3 || stored[7] == 3, "modes {} and {}", stored[2], stored[7]);
+    // What follows the order is a planes payload, but for that mode.
+    let outcome = Decoder::new().decode(Codec::Planes, &stored[1..], len, None, &mut Vec::new());
+    assert_eq!(outcome, Err(CodecError::Invalid("unknown mode of a plane")));
+    // Frequencies, states, words: nothing in a coded plane may be otherwise.
+    let coded =
+        12 + if stored[2] == 3 { 0 } else { u32::from_le_bytes([stored[3], stored[4], stored[5], stored[6]]) as usize };
+    for at in (coded..coded + 40).chain((coded + 40..stored.len()).step_by(17)) {
+        let mut hostile = stored.clone();
+        hostile[at] ^= 0x55;
+        let outcome = decode(golden.codec, &hostile, len, &golden.base);
+        assert!(outcome.is_err() || outcome.is_ok_and(|plain| plain != golden.plain), "byte {at}");
+    }
+}
+
+#[test]
 fn hostile_deltas_in_context_are_refused() {
     let golden = golden().pop().unwrap();
     let (stored, len) = (golden.encode(), golden.plain.len());
@@ -343,7 +365,7 @@ proptest! {
 
     #[test]
     fn damaged_payloads_decode_or_fail_without_panic(
-        which in 0..6_usize,
+        which in 0..7_usize,
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         base_len in any::<prop::sample::Index>(),
         len in any::<prop::sample::Index>(),

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | 0 | 1 | order in the low four bits: 0 integers, 1 floats (`difference.rs`); *l* in the high four, 0 to 7 |
 //! | 1 | *l* | the lead: the bytes before the first whole element, as they are |
-//! | 1 + *l* | … | a planes payload (`planes.rs`) of the differences, as long as the plain bytes without the lead |
+//! | 1 + *l* | … | a planes payload (`planes.rs`) of the differences, as long as the plain bytes without the lead; its planes may be of mode 3, rANS (`plane_rans.rs`) |
 //!
 //! The element width is that of the planes. The bytes after the last whole element are not differenced, and an element that the
 //! base has no partner for is differenced to zero. A lead is there for chunks of formats that are not parsed, which may start
@@ -18,6 +18,7 @@
 use super::CodecError;
 use super::difference::{self, Order};
 use super::entropy;
+use super::plane::PlaneMode;
 use super::planes::{PlanesReader, PlanesWriter};
 
 /// Pieces and bytes of a piece of the sample that tells width, order and worth.
@@ -151,7 +152,7 @@ pub(super) fn read(planes: &mut PlanesReader, stored: &[u8], base: &[u8], out: &
         out.split_at_mut_checked(lead).ok_or(CodecError::Invalid("a lead that is longer than the chunk"))?;
     lead_out.copy_from_slice(lead_bytes);
     let base = base.get(lead..).unwrap_or_default();
-    planes.read_blocks(stored, out, |width, offset, block| {
+    planes.read_blocks(stored, PlaneMode::of_delta, out, |width, offset, block| {
         difference::restore(width, order, base.get(offset..).unwrap_or_default(), block);
     })
 }

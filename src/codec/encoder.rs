@@ -92,7 +92,7 @@ impl Encoder {
             trial: FrameWriter::with_level(1),
             second: Vec::new(),
             delta: DeltaWriter::new(),
-            delta_planes: PlanesWriter::new(effort == Effort::Compact),
+            delta_planes: PlanesWriter::of_delta(effort == Effort::Compact),
             contexts: (effort == Effort::Compact).then(DeltaCtxWriter::new),
             patch: PatchWriter::with_level(level),
             kept: Vec::new(),

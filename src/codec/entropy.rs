@@ -41,8 +41,13 @@ impl Histogram {
         Histogram { counts }
     }
 
+    /// The count of each byte value.
+    pub(super) fn counts(&self) -> &[u32; 256] {
+        &self.counts
+    }
+
     /// How often two independent bytes are equal.
-    fn collisions(&self) -> f32 {
+    pub(super) fn collisions(&self) -> f32 {
         let total: u32 = self.counts.iter().sum();
         self.counts.iter().map(|&count| (count as f32 / total.max(1) as f32).powi(2)).sum()
     }
@@ -128,6 +133,15 @@ pub(super) fn regular(width: usize, elements: &[u8]) -> bool {
         regular |= equal as f32 > plane.len() as f32 * (Histogram::of([plane]).collisions() + MORE_THAN_CHANCE);
     });
     regular
+}
+
+/// How often a byte differs from the one before.
+pub(super) fn changes(bytes: &[u8]) -> f32 {
+    let differ = |(a, b): (&[u8], &[u8])| a.iter().zip(b).map(|(a, b)| u8::from(a != b)).sum::<u8>();
+    let next = bytes.get(1..).unwrap_or_default();
+    // In parts that a byte can count, which are looked at 32 bytes at a time.
+    let count: u32 = bytes.chunks(128).zip(next.chunks(128)).map(|pair| u32::from(differ(pair))).sum();
+    count as f32 / next.len().max(1) as f32
 }
 
 fn for_planes(width: usize, elements: &[u8], look: impl FnMut(&[u8])) {
@@ -233,6 +247,14 @@ mod tests {
         assert!(repeats(&row.repeat(3)) > 0.5);
         assert_eq!(repeats(&[0; 4096]), 1.0);
         assert_eq!(repeats(&[1; 7]), 0.0);
+    }
+
+    #[test]
+    fn changes_are_those_between_neighbours() {
+        assert_eq!(changes(&[]), 0.0);
+        assert_eq!(changes(&[3; 1000]), 0.0);
+        assert_eq!(changes(&[1, 2].repeat(5000)), 1.0);
+        assert_eq!(changes(&[1, 1, 2, 2, 3]), 0.5);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod frame;
 mod numbers;
 mod patch;
 mod plane;
+mod plane_rans;
 mod planes;
 mod rans;
 mod transpose;

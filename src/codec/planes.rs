@@ -5,13 +5,13 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 1 | *w*: 1, 2, 4 or 8 |
-//! | 1 + 5*i* | 1 | mode of plane *i*, for *i* in 0..*w*: 0 constant, 1 raw, 2 one zstd frame |
+//! | 1 + 5*i* | 1 | mode of plane *i*, for *i* in 0..*w*: 0 constant, 1 raw, 2 one zstd frame; in a delta also 3, rANS (`plane_rans.rs`) |
 //! | 2 + 5*i* | 4 | stored length of plane *i* |
 //! | 1 + 5*w* | sum of the stored lengths | the planes, in order |
 //! | … | plain length mod *w* | the tail: the bytes after the last whole element, as they are |
 //!
 //! Plane *i* holds byte *i* (the lowest is 0) of every element, elements rotated left by one bit if *w* > 1. A constant plane is
-//! stored as its one byte, a raw one as its *n* bytes; a frame decodes to *n* bytes. Nothing follows the tail.
+//! stored as its one byte, a raw one as its *n* bytes; a frame decodes to *n* bytes, and so does rANS. Nothing follows the tail.
 //!
 //! Invariant: reading is strict (lengths add up to the payload, every plane is *n* bytes) and never allocates more than the
 //! plain length.
@@ -38,6 +38,11 @@ impl PlanesWriter {
     /// A writer that takes the time of a thorough [`PlaneWriter`] or not.
     pub(super) fn new(thorough: bool) -> PlanesWriter {
         PlanesWriter { plane: PlaneWriter::new(thorough) }
+    }
+
+    /// The same for the planes of a delta.
+    pub(super) fn of_delta(thorough: bool) -> PlanesWriter {
+        PlanesWriter { plane: PlaneWriter::of_delta(thorough) }
     }
 
     /// Makes what follows the first `start` bytes of `out` the payload of `plain`, elements of `width` bytes.
@@ -92,15 +97,16 @@ impl PlanesReader {
 
     /// Decodes the payload `stored` into `out`, which it must fill.
     pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
-        self.read_blocks(stored, out, |_, _, _| {})
+        self.read_blocks(stored, PlaneMode::from_byte, out, |_, _, _| {})
     }
 
     /// Decodes the payload `stored` into `out`, which it must fill.
     ///
-    /// Each block of elements is handed to `finish` while it is in the first-level cache, with the element width and its offset.
+    /// `mode_of` knows the mode bytes of the codec. Each block of elements is handed to `finish` while it is in the first-level cache, with the element width and its offset.
     pub(super) fn read_blocks(
         &mut self,
         stored: &[u8],
+        mode_of: fn(u8) -> Option<PlaneMode>,
         out: &mut [u8],
         mut finish: impl FnMut(usize, usize, &mut [u8]),
     ) -> Result<(), CodecError> {
@@ -122,7 +128,7 @@ impl PlanesReader {
             let (entry, rest) = header.split_first_chunk::<ENTRY_BYTES>().ok_or(CodecError::Truncated)?;
             let [mode, len @ ..] = *entry;
             header = rest;
-            let mode = PlaneMode::from_byte(mode).ok_or(CodecError::Invalid("unknown mode of a plane"))?;
+            let mode = mode_of(mode).ok_or(CodecError::Invalid("unknown mode of a plane"))?;
             let (coded, rest) = body.split_at_checked(u32::from_le_bytes(len) as usize).ok_or(CodecError::Truncated)?;
             body = rest;
             let room = if count == 0 { &mut [][..] } else { rooms.next().unwrap_or_default() };
