@@ -1,4 +1,4 @@
-//! Runs: the stretches of a payload that content-defined cutting works on, each in one go.
+//! Runs: the stretches of a payload that are cut each in one go.
 //!
 //! Invariant: the runs of a payload cover it exactly and in order, and a tensor of [`GROUP_BYTES`] or more is a run of its own. So its chunks
 //! depend on its bytes alone, and are the same in every container.
