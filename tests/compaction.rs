@@ -63,7 +63,8 @@ fn the_newest_version_stands_alone_and_older_ones_look_forward() {
     let report = compact(&store, "m");
     assert_eq!((report.versions, report.key.as_str()), (7, "m"));
     assert!(report.replaced_chunks >= 3 * 7 - 3, "{report:?}");
-    assert!(report.bytes_after as f64 <= 1.02 * report.bytes_before as f64, "{report:?}");
+    // What stands alone now has been trained seven times, and is noisier than what did before.
+    assert!(report.bytes_after as f64 <= 1.1 * report.bytes_before as f64, "{report:?}");
     assert_eq!(deltas(&store, "m", 7), 0);
     assert!((1..7).all(|version| deltas(&store, "m", version) >= 3));
     assert!(read(&store).unwrap() == before);

@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn planes_of_any_values_come_back() {
-        let all: Vec<u8> = (0..5000_u32).map(|i| (i * i >> 3) as u8).collect();
+        let all: Vec<u8> = (0..5000_u32).map(|i| ((i * i) >> 3) as u8).collect();
         let ramp: Vec<u8> = (0..=255).collect();
         let sparse: Vec<u8> = (0..70_000_u32).map(|i| if i % 9973 == 9 { 255 } else { 17 }).collect();
         for plane in [&all[..], &ramp, &sparse, &[0, 255], &[255, 0, 0], &[[1; 40], [2; 40]].concat()] {
@@ -372,7 +372,7 @@ mod tests {
                     // No state is zero, or so large that it would not fit with the symbol.
                     .filter(|state| (1..f << (63 - SLOT_BITS)).contains(state))
             {
-                assert_eq!(symbol.put(state), (state / f << SLOT_BITS) + 5 + state % f, "{state} by {f}");
+                assert_eq!(symbol.put(state), ((state / f) << SLOT_BITS) + 5 + state % f, "{state} by {f}");
             }
         }
     }

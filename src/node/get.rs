@@ -62,6 +62,9 @@ pub struct GetOptions {
     pub sync: bool,
 }
 
+/// Most bytes that are written at once, unless one chunk is longer.
+const WRITE_BYTES: u64 = 1 << 20;
+
 impl Store {
     /// Restores `wanted` as `target`: a file, or a directory that does not exist yet or is empty.
     ///
@@ -272,7 +275,8 @@ impl<'a> Get<'a> {
         Ok(())
     }
 
-    /// Several threads each take the next chunk, verify it, and write it in its place. `left` bytes may already be there.
+    /// Several threads each take the next few chunks, verify them, and write them in their place, at once: the threads wait for each
+    /// other at every write to the same file. `left` bytes may already be there.
     fn fill_chunks(
         &self,
         index: usize,
@@ -282,37 +286,40 @@ impl<'a> Get<'a> {
     ) -> Result<()> {
         let range = self.version.manifest.file_chunks(index);
         let chunks = self.version.manifest.chunks.get(range).unwrap_or_default();
-        let mut offset = 0;
-        let placed: Vec<(u64, ChunkRef)> = chunks
-            .iter()
-            .map(|chunk| {
-                offset += u64::from(chunk.len);
-                (offset - u64::from(chunk.len), *chunk)
-            })
-            .collect();
+        let threads = chunks.len().div_ceil(4).min(self.version.store.threads().get());
+        let batches = batches(chunks, threads);
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             let mut fetcher = Fetcher::new(&self.version.store, &self.sources, false);
             let mut buffer = Vec::new();
-            while let Some((offset, chunk)) = placed.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.monitor.check()?;
-                buffer.resize(chunk.len as usize, 0);
-                let there = offset + u64::from(chunk.len) <= left
-                    && file.read_exact_at(&mut buffer, *offset).is_ok()
-                    && Hash::of(&buffer) == chunk.hash;
-                if there {
-                    self.sources.resumed.fetch_add(1, Ordering::Relaxed);
-                } else {
-                    fetcher.fetch(chunk, &mut buffer)?;
+            while let Some((offset, chunks)) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                buffer.resize(chunks.iter().map(|chunk| chunk.len as usize).sum(), 0);
+                let (mut rest, mut at, mut whole) = (buffer.as_mut_slice(), *offset, true);
+                for chunk in *chunks {
+                    self.monitor.check()?;
+                    let (plain, behind) = std::mem::take(&mut rest).split_at_mut(chunk.len as usize);
+                    let there = at + u64::from(chunk.len) <= left
+                        && file.read_exact_at(plain, at).is_ok()
+                        && Hash::of(plain) == chunk.hash;
+                    if there {
+                        self.sources.resumed.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        fetcher.fetch(chunk, plain)?;
+                        whole = false;
+                    }
+                    at += u64::from(chunk.len);
+                    rest = behind;
+                }
+                if !whole {
                     file.write_all_at(&buffer, *offset).map_err(failed)?;
                 }
-                self.monitor.advance(chunk.len.into());
+                self.monitor.advance(buffer.len() as u64);
             }
             Ok(())
         };
         // A thread that fails takes the work away from the others.
-        let work = || work().inspect_err(|_| next.store(placed.len(), Ordering::Relaxed));
-        in_parallel(placed.len().div_ceil(4).min(self.version.store.threads().get()), work)
+        let work = || work().inspect_err(|_| next.store(batches.len(), Ordering::Relaxed));
+        in_parallel(threads, work)
     }
 
     /// The name that `target` grows under: it tells the version, so that only its own get resumes it.
@@ -349,6 +356,25 @@ impl<'a> Get<'a> {
             self.monitor.warn(&format!("{} could not be removed: {error}", partial.display()));
         }
     }
+}
+
+/// Runs of `chunks`, each with its offset in their file: as long as one write may be, and enough of them for every thread.
+fn batches(chunks: &[ChunkRef], threads: usize) -> Vec<(u64, &[ChunkRef])> {
+    let total: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+    let most = (total / (4 * threads.max(1) as u64)).min(WRITE_BYTES);
+    let (mut batches, mut offset, mut rest) = (Vec::new(), 0, chunks);
+    while let Some(first) = rest.first() {
+        let mut len = u64::from(first.len);
+        let more = rest.iter().skip(1).take_while(|chunk| {
+            let fits = len + u64::from(chunk.len) <= most;
+            len += if fits { chunk.len.into() } else { 0 };
+            fits
+        });
+        let (batch, behind) = rest.split_at(1 + more.count());
+        batches.push((offset, batch));
+        (offset, rest) = (offset + len, behind);
+    }
+    batches
 }
 
 /// The directory that `path` lies in.
@@ -395,4 +421,26 @@ fn safetensors_header(segment: &SegmentEntry) -> Result<Vec<u8>> {
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut json);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_cover_the_chunks_in_order_and_are_no_longer_than_a_write() {
+        let chunk = |len: u32| ChunkRef { hash: Hash::of(&len.to_le_bytes()), len };
+        let chunks: Vec<ChunkRef> = (1..400).map(|n| chunk(1 + n * 7919 % 300_000)).collect();
+        for (chunks, threads) in [(&chunks[..], 1), (&chunks, 2), (&chunks[..5], 2), (&chunks[..1], 8), (&[], 2)] {
+            let batches = batches(chunks, threads);
+            let joined: Vec<ChunkRef> = batches.iter().flat_map(|(_, batch)| batch.to_vec()).collect();
+            assert_eq!(joined, chunks);
+            let mut end = 0;
+            for (offset, batch) in batches {
+                let len: u64 = batch.iter().map(|chunk| u64::from(chunk.len)).sum();
+                assert!(offset == end && (len <= WRITE_BYTES || batch.len() == 1));
+                end += len;
+            }
+        }
+    }
 }
