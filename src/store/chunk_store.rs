@@ -272,6 +272,20 @@ impl ChunkStore {
     /// Appends a chunk or manifest record. It is found by [`locate`](ChunkStore::locate) at once, and durable after the next
     /// [`checkpoint`](ChunkStore::checkpoint). True if one is due.
     pub(super) fn append_record(&self, record: &Record<'_>) -> Result<(RecordHeader, bool)> {
+        let (header, due, full) = self.begin_record(record)?;
+        self.write_buffer(full)?;
+        Ok((header, due))
+    }
+
+    /// Writes a buffer that [`begin_record`](ChunkStore::begin_record) has filled.
+    pub(super) fn write_buffer(&self, full: Option<FullBuffer>) -> Result<()> {
+        let written = full.map_or(Ok(()), FullBuffer::write);
+        written.inspect_err(|error| lock(&self.inner.log).writer.fail(error))
+    }
+
+    /// As [`append_record`](ChunkStore::append_record), for a caller that holds a lock: a buffer that is full now is to be written
+    /// without it.
+    pub(super) fn begin_record(&self, record: &Record<'_>) -> Result<(RecordHeader, bool, Option<FullBuffer>)> {
         self.writable()?;
         // A record that no reader would accept must not enter the log: recovery would cut it, and all that follows.
         let (found, limit) = (record.payload.len().max(record.plain_len as usize), record.kind.limit());
@@ -286,11 +300,8 @@ impl ChunkStore {
         self.inner.pending.write().unwrap_or_else(PoisonError::into_inner).extend([pending]);
         log.bytes_since_checkpoint += header.record_len();
         log.entries_since_checkpoint += 1;
-        let full = log.bytes_since_checkpoint >= CHECKPOINT_BYTES || log.entries_since_checkpoint >= CHECKPOINT_ENTRIES;
-        drop(log);
-        let written = full_buffer.map_or(Ok(()), FullBuffer::write);
-        written.inspect_err(|error| lock(&self.inner.log).writer.fail(error))?;
-        Ok((header, full))
+        let due = log.bytes_since_checkpoint >= CHECKPOINT_BYTES || log.entries_since_checkpoint >= CHECKPOINT_ENTRIES;
+        Ok((header, due, full_buffer))
     }
 
     /// Syncs the log, then commits to the index what was appended before the call. Entries and refs become visible to other

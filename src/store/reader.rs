@@ -193,6 +193,11 @@ impl ChunkReader {
                 *known = entry;
                 Ok(header)
             }
+            // The name of the base is no part of what the chunk's hash proves: the checksum tells whether it was altered.
+            _ if crc32c::crc32c(payload) != header.payload_crc => {
+                let why = "the name of its base does not match the record's checksum".to_owned();
+                Err(Trouble::Unread(link, damaged(&hash, entry.position, why)))
+            }
             _ => Err(Trouble::Changed),
         }
     }

@@ -160,11 +160,11 @@ impl Session {
         let refuse =
             |why: &str| Err(Error::Syntax { what: "chunk", input: chunk.hash.to_string(), why: why.to_owned() });
         lock(&self.store.inner.shield).protect_new(self.id, &chunk.hash);
-        let (header, full) = match chunk.base {
+        let (header, due, full) = match chunk.base {
             _ if chunk.codec.has_base() != chunk.base.is_some() => {
                 return refuse("a delta has a base, and no other encoding has");
             }
-            None => self.store.append_record(&chunk.record(0))?,
+            None => self.store.begin_record(&chunk.record(0))?,
             Some(base) => {
                 let mut chains = lock(&self.store.inner.chains);
                 if self.has(&chunk.hash)? {
@@ -179,12 +179,13 @@ impl Session {
                     return Err(Error::Limit { what: "the number of bases below a delta", found, limit });
                 }
                 self.store.allow_deltas()?;
-                let appended = self.store.append_record(&chunk.record(depth))?;
+                let appended = self.store.begin_record(&chunk.record(depth))?;
                 chains.iter_mut().for_each(|dependents| dependents.add(&base, &chunk.hash));
                 appended
             }
         };
-        if full {
+        self.store.write_buffer(full)?;
+        if due {
             self.store.checkpoint()?;
         }
         self.stored_bytes.fetch_add(header.record_len(), Ordering::Relaxed);
