@@ -196,6 +196,17 @@ fn common_root<'n>(mut names: impl Iterator<Item = &'n str>) -> usize {
     if shared { root.len() + 1 } else { 0 }
 }
 
+/// `chunks`, one after another from the start of a file, each with where it lies.
+pub(super) fn placed(chunks: Vec<ChunkRef>) -> Vec<(Span, ChunkRef)> {
+    let mut end = 0;
+    let place = |chunk: ChunkRef| {
+        let span = Span::new(end, chunk.len.into());
+        end = span.end();
+        (span, chunk)
+    };
+    chunks.into_iter().map(place).collect()
+}
+
 /// What the chunks of one file face.
 #[derive(Default)]
 pub(super) struct Facing {
@@ -214,10 +225,11 @@ struct FacingRun {
 }
 
 impl Facing {
-    /// Each chunk of a payload of `len` bytes faces the one that lies in its place.
-    pub(super) fn in_place(placed: Vec<(Span, ChunkRef)>, len: u64) -> Facing {
+    /// Each chunk of a payload faces the one of `placed` that lies in its place; they cover it from its start.
+    pub(super) fn in_place(placed: Vec<(Span, ChunkRef)>) -> Facing {
+        let span = Span::new(0, placed.last().map_or(0, |(span, _)| span.end()));
         let chunks = placed.into_iter().map(|(span, chunk)| (span.offset, chunk)).collect();
-        Facing { runs: vec![FacingRun { span: Span::new(0, len), chunks }], ..Facing::default() }
+        Facing { runs: vec![FacingRun { span, chunks }], ..Facing::default() }
     }
 
     /// The chunk that `plain`, the one at `span`, faces; where it is worth trying.
@@ -266,7 +278,7 @@ mod tests {
     #[test]
     fn differences_that_never_pay_are_seldom_tried() {
         let chunk = ChunkRef { hash: Hash::of(b"base"), len: 1 };
-        let facing = Facing::in_place((0..1000).map(|at| (Span::new(at, 1), chunk)).collect(), 1000);
+        let facing = Facing::in_place((0..1000).map(|at| (Span::new(at, 1), chunk)).collect());
         let tried = (0..1000).filter(|&at| facing.of(Span::new(at, 1), b"x").inspect(|_| facing.note(false)).is_some());
         assert_eq!(tried.count(), 8 + 992 / 8);
         facing.note(true);

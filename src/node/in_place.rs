@@ -13,7 +13,7 @@ use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
-use crate::node::base::{Bases, Facing};
+use crate::node::base::{Bases, Facing, placed};
 use crate::split::{CutSizes, Run};
 use crate::store::Session;
 
@@ -38,21 +38,13 @@ impl InPlace {
         read_error: &dyn Fn(io::Error) -> Error,
     ) -> Result<Option<InPlace>> {
         let Some(chunks) = bases.plain_file(path, |there| there == len)? else { return Ok(None) };
-        let mut offset = 0;
-        let placed: Vec<(Span, ChunkRef)> = chunks
-            .into_iter()
-            .map(|chunk| {
-                let span = Span::new(offset, chunk.len.into());
-                offset = span.end();
-                (span, chunk)
-            })
-            .collect();
+        let placed = placed(chunks);
         if !resembles(bases, session, file, &placed, read_error)? {
             return Ok(None);
         }
         let sizes = CutSizes::TENSOR;
         let runs = placed.iter().map(|(span, _)| Run { span: *span, width: ElementWidth::Unknown, sizes }).collect();
-        Ok(Some(InPlace { runs, facing: Facing::in_place(placed, len) }))
+        Ok(Some(InPlace { runs, facing: Facing::in_place(placed) }))
     }
 }
 
@@ -79,8 +71,12 @@ fn resembles(
             continue;
         }
         base.resize(plain.len(), 0);
-        if session.base(&chunk.hash, limits::DELTA_DEPTH)?.is_none() || reader.read(&chunk.hash, &mut base).is_err() {
+        if session.base(&chunk.hash, limits::DELTA_DEPTH)?.is_none() {
             continue;
+        }
+        match reader.read(&chunk.hash, &mut base) {
+            Err(Error::Damaged { .. }) => continue,
+            read => read?,
         }
         alike += usize::from(encoder.encode_against(&plain, ElementWidth::Unknown, &base, &mut encoded).has_base());
     }

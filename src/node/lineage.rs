@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::hash::Hash;
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
-use crate::node::base::{BASE_VERSIONS, Bases, Facing};
+use crate::node::base::{BASE_VERSIONS, Bases, Facing, placed};
 use crate::node::store::Store;
 use crate::node::width::chunk_widths;
 use crate::split::{Format, Layout, Segment};
@@ -64,7 +64,8 @@ impl Lineages {
             let layout = Layout { format: Format::Opaque, segments: segments.collect() };
             let facing = match regular.segments.is_empty() {
                 true => {
-                    in_place(newer.plain_file(&entry.path, |len| len == regular.len)?.unwrap_or_default(), regular.len)
+                    let chunks = newer.plain_file(&entry.path, |len| len == regular.len)?;
+                    Facing::in_place(placed(chunks.unwrap_or_default()))
                 }
                 false => newer.facing(&entry.path, &layout, regular.len)?,
             };
@@ -109,12 +110,4 @@ impl Lineages {
         let last = self.member(place).and_then(|member| member.last_facing);
         std::iter::successors(last, |&place| self.member(place).and_then(|member| member.before))
     }
-}
-
-/// Each chunk of a file without tensors faces the one of `chunks` that starts at its place.
-fn in_place(chunks: Vec<ChunkRef>, len: u64) -> Facing {
-    let starts = chunks.iter().scan(0, |end, chunk| Some(std::mem::replace(end, *end + u64::from(chunk.len))));
-    let starts: Vec<u64> = starts.collect();
-    let placed = starts.into_iter().zip(chunks).map(|(start, chunk)| (Span::new(start, chunk.len.into()), chunk));
-    Facing::in_place(placed.collect(), len)
 }

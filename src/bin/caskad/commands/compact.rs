@@ -10,8 +10,7 @@ use crate::output::{count, size};
 /// Encode the versions of a key anew: the newest stands alone, older ones are kept as differences to newer ones
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing that a version holds changes. It takes about as long as putting all versions again, and for that time as much
-space as they take; `get` and `put` may run meanwhile in the same process only, as ever.
+Nothing that a version holds changes. While it runs, the new encodings take space beside the old ones.
 
 Examples:
   caskad compact runs/llama
