@@ -6,7 +6,6 @@ use crate::chunk::Span;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, Label, VersionRef};
-use crate::limits;
 use crate::manifest::{Content, FileKind};
 use crate::node::report::{
     CodecUse, Cost, DiffEntry, DiffReport, FileSummary, KeySummary, SegmentSummary, ShowReport, StatReport, Timestamp,
@@ -14,7 +13,7 @@ use crate::node::report::{
 };
 use crate::node::store::Store;
 use crate::node::version::Version;
-use crate::store::{Entry, KeyRefs, RecordKind};
+use crate::store::{KeyRefs, RecordKind};
 
 impl Store {
     /// The keys whose names start with `prefix`, in order of name.
@@ -125,23 +124,11 @@ impl Store {
             if let Some(entry) = self.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)? {
                 cost.stored_bytes += entry.record_len() * inside.len / covered.len.max(1);
                 *cost.codecs.entry(entry.codec.name()).or_default() += 1;
-                cost.bases = cost.bases.max(self.bases(entry)?);
+                let chain = self.inner.chunks.chain(&chunk.hash)?.unwrap_or_default();
+                cost.bases = cost.bases.max(chain.len().saturating_sub(1) as u64);
             }
         }
         Ok(cost)
-    }
-
-    /// How many bases lie below a chunk.
-    fn bases(&self, mut entry: Entry) -> Result<u64> {
-        let mut bases = 0;
-        while let Some(base) = entry.base.filter(|_| bases < limits::DELTA_DEPTH.into()) {
-            bases += 1;
-            match self.inner.chunks.locate(&base, RecordKind::Chunk)? {
-                Some(below) => entry = below,
-                None => break,
-            }
-        }
-        Ok(bases)
     }
 
     /// How version `b` differs from version `a`, tensor by tensor, and file by file where there are no tensors.
