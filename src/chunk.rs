@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::error::Result;
 use crate::hash::Hash;
 
 /// A stretch of a payload: `offset` and `len` in bytes.
@@ -138,4 +139,23 @@ impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// An encoded chunk on its way between two nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parcel { pub hash: Hash, pub home: [u8; 4], pub plain_len: u32, pub codec: Codec, pub base: Option<Hash>, pub payload: Vec<u8> }
+pub trait ChunkSource: Send + Sync {
+    fn holds(&self, hashes: &[Hash]) -> Result<Vec<bool>>;
+    fn parcel(&self, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>>;
+    fn base(&self, hash: &Hash) -> Result<Option<Hash>>;
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTerms { pub manifest: Hash, pub owner: [u8; 32], pub expires_unix_ms: u64 }
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken { Stored, Known, NeedsBase, Wrong(String) }
+pub trait ChunkSink: Send + Sync { fn open(&self, terms: LeaseTerms) -> Result<Box<dyn Intake>>; }
+pub trait Intake: Send + Sync {
+    fn take(&self, parcel: &Parcel) -> Result<Taken>;
+    fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool>;
+    fn commit(&self) -> Result<()>;
 }

@@ -144,6 +144,35 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The network, or a peer in it, does not do what is needed of it.
+    #[error("the network: {what}: {why}")]
+    Network {
+        /// What was wanted of it.
+        what: &'static str,
+        /// What came instead, and the remedy.
+        why: String,
+    },
+
+    /// Fewer peers than are needed keep what was put.
+    #[error(
+        "{name} is stored here, but too few peers keep it: {found} of {needed} for {short} of {chunks} chunks \
+         ({peers} peers in reach); the node goes on trying when more peers come"
+    )]
+    TooFewPeers {
+        /// The version.
+        name: String,
+        /// The fewest peers that keep one of its chunks.
+        found: usize,
+        /// How many must.
+        needed: usize,
+        /// Chunks that are kept by too few.
+        short: usize,
+        /// All of its chunks.
+        chunks: usize,
+        /// Peers in reach, this one included.
+        peers: usize,
+    },
+
     /// The caller's [`Monitor`](crate::Monitor) asked to stop.
     #[error("cancelled; nothing was left behind but reclaimable bytes")]
     Cancelled,
@@ -167,6 +196,8 @@ impl Error {
             Error::Io { .. } => "io",
             Error::Index { .. } => "index",
             Error::Limit { .. } => "limit",
+            Error::Network { .. } => "network",
+            Error::TooFewPeers { .. } => "too_few_peers",
             Error::Cancelled => "cancelled",
         }
     }

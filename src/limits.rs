@@ -86,3 +86,51 @@ pub const THREADS: usize = 256;
 
 /// Deepest nesting of directories that is stored.
 pub const DIRECTORY_DEPTH: usize = 128;
+
+/// Longest frame of the exchange, in bytes: the longest chunk, and room for what is said about it.
+pub const FRAME_BYTES: usize = CHUNK_BYTES + (64 << 10);
+
+/// Most hashes that one frame asks about. So many, with their homes, fit into a frame.
+pub const HAVE_HASHES: usize = 4096;
+
+/// Most chunks that one frame puts.
+pub const PUT_PARCELS: usize = 1024;
+
+/// Most bases that are offered with one wanted chunk.
+pub const GET_BASES: usize = 8;
+
+/// Most leases of one chunk that are told.
+pub const CHUNK_LEASES: usize = 1024;
+
+/// Longest message of a refusal, in bytes.
+pub const REFUSAL_BYTES: usize = 512;
+
+/// Requests that a peer may have under way on one stream.
+pub const STREAM_REQUESTS: u32 = 64;
+
+/// Streams of the exchange that one peer may have open to us.
+pub const STREAMS_PER_PEER: usize = 2;
+
+/// Intakes that one stream may have open.
+pub const STREAM_INTAKES: usize = 4;
+
+/// Most connections of a node, and most of them to one peer.
+pub const CONNECTIONS: u32 = 1024;
+
+/// Most connections to one peer: a TCP and a QUIC one in each direction.
+pub const CONNECTIONS_PER_PEER: u32 = 4;
+
+/// Most incoming connections that are not encrypted yet.
+pub const PENDING_CONNECTIONS: u32 = 64;
+
+/// Most addresses of a peer that are noted.
+pub const PEER_ADDRESSES: usize = 16;
+
+/// Most replicas of a chunk.
+pub const REPLICAS: usize = 8;
+
+/// Peers that a record is stored on.
+pub const RECORD_REPLICAS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(8).unwrap();
+
+/// Longest lease that is granted.
+pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);

@@ -1,0 +1,433 @@
+//! The task that alone owns the swarm. Everybody else holds a [`Handle`] and asks it: command in, answer out.
+//!
+//! It is also where peers enter and leave the routing table: only one whose identify message shows our Kademlia protocol is added, with
+//! the addresses that it says it listens on; libp2p drops it again when none of them answers.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use libp2p::kad::{self, QueryId, QueryResult};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{SwarmEvent, dial_opts};
+use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
+use crate::net::config::NetConfig;
+
+/// A peer and where it can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddresses {
+    /// Who.
+    pub peer: PeerId,
+    /// Where it says that it listens.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Closest {
+    /// The peers closest to the key, the closest first.
+    pub(crate) peers: Vec<PeerAddresses>,
+    /// No peer that was asked failed to answer.
+    pub(crate) complete: bool,
+}
+
+/// What the swarm knows of the network.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkView {
+    /// Addresses that this node listens on.
+    pub listening: Vec<Multiaddr>,
+    /// Peers with a connection.
+    pub connected: Vec<PeerAddresses>,
+    /// Peers in the routing table.
+    pub known: Vec<PeerAddresses>,
+    /// Peers in each bucket of the routing table that is not empty, the farthest bucket last.
+    pub bucket_sizes: Vec<usize>,
+}
+
+/// A peer came or went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// A first connection to it is up, or it entered the routing table.
+    Came(PeerId),
+    /// Its last connection is gone.
+    Went(PeerId),
+}
+
+enum Command {
+    Listen(Multiaddr, oneshot::Sender<Result<Multiaddr>>),
+    Dial(Multiaddr),
+    Connect(PeerAddresses, oneshot::Sender<Result<()>>),
+    Disconnect(PeerId),
+    Closest(Vec<u8>, oneshot::Sender<Closest>),
+    PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<Vec<PeerId>>),
+    GetRecord(kad::RecordKey, usize, oneshot::Sender<Vec<Vec<u8>>>),
+    View(oneshot::Sender<NetworkView>),
+}
+
+/// Asks the swarm. Cheap to clone; the swarm ends with the last handle.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    own: PeerId,
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<PeerEvent>,
+    streams: libp2p_stream::Control,
+    lookups: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// What is told to whoever asks a swarm that has ended.
+fn ended() -> Error {
+    Error::Network { what: "the node", why: "it is shutting down; start it again".to_owned() }
+}
+
+impl Handle {
+    pub(crate) fn own(&self) -> PeerId {
+        self.own
+    }
+
+    pub(crate) fn streams(&self) -> libp2p_stream::Control {
+        self.streams.clone()
+    }
+
+    /// What happens to peers from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<PeerEvent> {
+        self.events.subscribe()
+    }
+
+    /// Lookups so far, for keys and records.
+    pub(crate) fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())
+    }
+
+    /// Listens on `address`; answers with the first real address of it.
+    pub(crate) async fn listen(&self, address: Multiaddr) -> Result<Multiaddr> {
+        self.ask(|answer| Command::Listen(address, answer)).await?
+    }
+
+    /// Tries to connect to whoever answers at `address`.
+    pub(crate) async fn dial(&self, address: Multiaddr) -> Result<()> {
+        self.commands.send(Command::Dial(address)).await.map_err(|_| ended())
+    }
+
+    /// Connects to a peer, unless there is a connection.
+    pub(crate) async fn connect(&self, peer: PeerAddresses) -> Result<()> {
+        self.ask(|answer| Command::Connect(peer, answer)).await?
+    }
+
+    pub(crate) async fn disconnect(&self, peer: PeerId) {
+        let _ = self.commands.send(Command::Disconnect(peer)).await;
+    }
+
+    /// The peers closest to `key`.
+    pub(crate) async fn closest(&self, key: Vec<u8>) -> Result<Closest> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.ask(|answer| Command::Closest(key, answer)).await
+    }
+
+    /// Stores a record here and on `peers`; answers with those that took it.
+    pub(crate) async fn put_record(&self, record: kad::Record, peers: Vec<PeerId>) -> Result<Vec<PeerId>> {
+        self.ask(|answer| Command::PutRecord(record, peers, answer)).await
+    }
+
+    /// The records under `key`, from `enough` peers if so many have one.
+    pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<Vec<Vec<u8>>> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.ask(|answer| Command::GetRecord(key, enough, answer)).await
+    }
+
+    pub(crate) async fn view(&self) -> Result<NetworkView> {
+        self.ask(Command::View).await
+    }
+}
+
+/// A query of Kademlia under way, and who waits for it.
+enum Query {
+    Closest(Closest, oneshot::Sender<Closest>),
+    Put(oneshot::Sender<Vec<PeerId>>, Vec<PeerId>),
+    Get { found: Vec<Vec<u8>>, enough: usize, answer: oneshot::Sender<Vec<Vec<u8>>> },
+}
+
+pub(crate) struct EventLoop {
+    swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    events: broadcast::Sender<PeerEvent>,
+    kad_protocol: libp2p::StreamProtocol,
+    queries: HashMap<QueryId, Query>,
+    listens: HashMap<libp2p::core::transport::ListenerId, oneshot::Sender<Result<Multiaddr>>>,
+    dials: HashMap<PeerId, Vec<oneshot::Sender<Result<()>>>>,
+    connected: BTreeMap<PeerId, Vec<Multiaddr>>,
+    join: Vec<Multiaddr>,
+}
+
+/// How often a node without peers tries again to join.
+const REJOIN: Duration = Duration::from_secs(5);
+
+impl EventLoop {
+    pub(crate) fn new(swarm: Swarm<Behaviour>, config: &NetConfig, join: Vec<Multiaddr>) -> (Handle, EventLoop) {
+        let (commands, receiver) = mpsc::channel(64);
+        let (events, _) = broadcast::channel(256);
+        let handle = Handle {
+            own: *swarm.local_peer_id(),
+            commands,
+            events: events.clone(),
+            streams: swarm.behaviour().streams.new_control(),
+            lookups: Arc::default(),
+        };
+        let event_loop = EventLoop {
+            swarm,
+            commands: receiver,
+            events,
+            kad_protocol: protocol("kad", &config.network_id),
+            queries: HashMap::new(),
+            listens: HashMap::new(),
+            dials: HashMap::new(),
+            connected: BTreeMap::new(),
+            join,
+        };
+        (handle, event_loop)
+    }
+
+    /// Runs until the last handle is gone.
+    pub(crate) async fn run(mut self) {
+        let mut rejoin = tokio::time::interval(REJOIN);
+        rejoin.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                event = self.swarm.select_next_some() => self.event(event),
+                _ = rejoin.tick() => self.rejoin(),
+            }
+        }
+    }
+
+    fn rejoin(&mut self) {
+        if self.connected.is_empty() {
+            for address in self.join.clone() {
+                self.dial(address);
+            }
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr) {
+        if let Err(error) = self.swarm.dial(address.clone()) {
+            tracing::debug!("{address} cannot be dialled: {error}");
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Listen(address, answer) => match self.swarm.listen_on(address.clone()) {
+                Ok(listener) => {
+                    self.listens.insert(listener, answer);
+                }
+                Err(error) => {
+                    let _ = answer.send(Err(cannot_listen(&address, &error.to_string())));
+                }
+            },
+            Command::Dial(address) => self.dial(address),
+            Command::Connect(peer, answer) => self.connect(peer, answer),
+            Command::Disconnect(peer) => {
+                let _ = self.swarm.disconnect_peer_id(peer);
+            }
+            Command::Closest(key, answer) => {
+                let query = self.swarm.behaviour_mut().kad.get_closest_peers(key);
+                self.queries.insert(query, Query::Closest(Closest::default(), answer));
+            }
+            Command::PutRecord(record, peers, answer) => {
+                let all = NonZeroUsize::new(peers.len()).unwrap_or(NonZeroUsize::MIN);
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                let query = kad.put_record_to(record, peers.clone().into_iter(), kad::Quorum::N(all));
+                self.queries.insert(query, Query::Put(answer, peers));
+            }
+            Command::GetRecord(key, enough, answer) => {
+                let query = self.swarm.behaviour_mut().kad.get_record(key);
+                self.queries.insert(query, Query::Get { found: Vec::new(), enough, answer });
+            }
+            Command::View(answer) => {
+                let _ = answer.send(self.view());
+            }
+        }
+    }
+
+    fn connect(&mut self, peer: PeerAddresses, answer: oneshot::Sender<Result<()>>) {
+        if self.connected.contains_key(&peer.peer) {
+            let _ = answer.send(Ok(()));
+            return;
+        }
+        let waiting = self.dials.entry(peer.peer).or_default();
+        waiting.push(answer);
+        if waiting.len() > 1 {
+            return;
+        }
+        let options = DialOpts::peer_id(peer.peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(peer.addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        match self.swarm.dial(options) {
+            // Somebody else's dial is under way: its end is ours.
+            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(dial_opts::PeerCondition::DisconnectedAndNotDialing)) => {}
+            Err(error) => self.dialled(peer.peer, Some(error.to_string())),
+        }
+    }
+
+    /// Tells those who wait for a connection to `peer` how it went.
+    fn dialled(&mut self, peer: PeerId, failed: Option<String>) {
+        for answer in self.dials.remove(&peer).unwrap_or_default() {
+            let outcome = match &failed {
+                None => Ok(()),
+                Some(why) => Err(Error::Network { what: "a peer", why: format!("{peer} cannot be reached: {why}") }),
+            };
+            let _ = answer.send(outcome);
+        }
+    }
+
+    fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.identified(peer_id, &info);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step })) => {
+                self.progressed(id, result, stats.num_failures() == 0 && stats.num_pending() == 0, step.last);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
+                for (peer, address) in found {
+                    if !self.connected.contains_key(&peer) {
+                        self.dial(address.with_p2p(peer).unwrap_or_else(|address| address));
+                    }
+                }
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                if let Some(answer) = self.listens.remove(&listener_id) {
+                    let _ = answer.send(Ok(address));
+                }
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                if let Some(answer) = self.listens.remove(&listener_id) {
+                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
+                    let _ = answer.send(Err(cannot_listen(&Multiaddr::empty(), &why)));
+                }
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
+                self.dialled(peer_id, None);
+                if num_established.get() == 1 {
+                    self.connected.insert(peer_id, Vec::new());
+                    let _ = self.events.send(PeerEvent::Came(peer_id));
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.connected.remove(&peer_id);
+                let _ = self.events.send(PeerEvent::Went(peer_id));
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                tracing::debug!("{peer} cannot be reached: {error}");
+                self.dialled(peer, Some(error.to_string()));
+            }
+            _ => {}
+        }
+    }
+
+    /// A peer said who it is. It is of this network if it speaks its Kademlia.
+    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+        if !info.protocols.contains(&self.kad_protocol) {
+            tracing::debug!("{peer} is of another network");
+            return;
+        }
+        let addresses: Vec<Multiaddr> = info.listen_addrs.iter().take(limits::PEER_ADDRESSES).cloned().collect();
+        for address in &addresses {
+            self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
+        }
+        if let Some(known) = self.connected.get_mut(&peer) {
+            *known = addresses;
+        }
+        let _ = self.events.send(PeerEvent::Came(peer));
+    }
+
+    fn progressed(&mut self, id: QueryId, result: QueryResult, complete: bool, last: bool) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        match (query, result) {
+            (Query::Closest(closest, _), QueryResult::GetClosestPeers(outcome)) => {
+                let timed_out = outcome.is_err();
+                let peers = match outcome {
+                    Ok(found) => found.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                let found = peers.into_iter().map(|found| PeerAddresses {
+                    peer: found.peer_id,
+                    addresses: found.addrs.into_iter().take(limits::PEER_ADDRESSES).collect(),
+                });
+                closest.peers.extend(found);
+                closest.complete = complete && !timed_out;
+            }
+            (Query::Get { found, enough, .. }, QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(there)))) => {
+                found.push(there.record.value);
+                if found.len() >= *enough
+                    && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id)
+                {
+                    query.finish();
+                }
+            }
+            (Query::Put(_, took), QueryResult::PutRecord(Err(error))) => {
+                let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =
+                    error;
+                let success: HashSet<PeerId> = success.into_iter().collect();
+                took.retain(|peer| success.contains(peer));
+            }
+            _ => {}
+        }
+        if last {
+            match self.queries.remove(&id) {
+                Some(Query::Closest(closest, answer)) => drop(answer.send(closest)),
+                Some(Query::Put(answer, took)) => drop(answer.send(took)),
+                Some(Query::Get { found, answer, .. }) => drop(answer.send(found)),
+                None => {}
+            }
+        }
+    }
+
+    fn view(&mut self) -> NetworkView {
+        let (mut known, mut bucket_sizes) = (Vec::new(), Vec::new());
+        for bucket in self.swarm.behaviour_mut().kad.kbuckets() {
+            bucket_sizes.push(bucket.num_entries());
+            known.extend(bucket.iter().map(|entry| PeerAddresses {
+                peer: *entry.node.key.preimage(),
+                addresses: entry.node.value.iter().cloned().collect(),
+            }));
+        }
+        let connected = self.connected.iter();
+        let connected = connected.map(|(peer, addresses)| PeerAddresses { peer: *peer, addresses: addresses.clone() });
+        let own = *self.swarm.local_peer_id();
+        let listening = self.swarm.listeners().map(|address| {
+            let named = address.iter().any(|part| matches!(part, Protocol::P2p(_)));
+            if named { address.clone() } else { address.clone().with(Protocol::P2p(own)) }
+        });
+        NetworkView { listening: listening.collect(), connected: connected.collect(), known, bucket_sizes }
+    }
+}
+
+fn cannot_listen(address: &Multiaddr, why: &str) -> Error {
+    Error::Network { what: "listening", why: format!("{address}: {why}; choose another address with --listen") }
+}

@@ -1,0 +1,353 @@
+//! Fetching many chunks from many peers at once. What comes is verified and stored before it counts, by the intake.
+//!
+//! Each peer has a task that takes work from the [`Board`] and keeps about twice the bandwidth-delay product under way. A peer that sends a
+//! wrong chunk is not asked again, and named; one that fails is replaced by the next in rank.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::chunk::{Intake, Parcel, Taken};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::monitor::Monitor;
+use crate::net::board::{Board, Next};
+use crate::net::event_loop::PeerAddresses;
+use crate::net::framed::StreamError;
+use crate::net::link::{Link, Links};
+use crate::net::wire::Frame;
+
+/// Peers that are asked at the same time.
+const PEERS_AT_ONCE: usize = 64;
+
+/// Bytes under way to one peer: at least, and at most.
+const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(16 << 20);
+
+/// Chunks under way to one peer.
+const WINDOW_CHUNKS: usize = 32;
+
+/// A chunk to fetch.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) hash: Hash,
+    /// Plain bytes, as the manifest says.
+    pub(crate) len: u32,
+    /// Chunks that are here, and that it may be a difference to.
+    pub(crate) bases: Vec<Hash>,
+    /// Who may have it, by rank: places in the list of peers.
+    pub(crate) holders: Vec<u32>,
+}
+
+/// What a fetch came to.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    /// Chunks that nobody could give, by their place in the list.
+    pub(crate) lost: Vec<u32>,
+    /// Chunks that came.
+    pub(crate) chunks: u64,
+    /// How many of them came as differences.
+    pub(crate) deltas: u64,
+    /// Bytes of them as they came.
+    pub(crate) bytes: u64,
+    /// Peers that sent wrong chunks.
+    pub(crate) liars: Vec<PeerId>,
+}
+
+struct Job {
+    wanted: Vec<Wanted>,
+    board: Mutex<Board>,
+    changed: Notify,
+    intake: Arc<dyn Intake>,
+    verifiers: Semaphore,
+    monitor: Monitor,
+    chunks: AtomicU64,
+    deltas: AtomicU64,
+    bytes: AtomicU64,
+    liars: Mutex<Vec<PeerId>>,
+    /// Why the fetch as a whole cannot go on: the disk is full, say.
+    broken: Mutex<Option<Error>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fetches `wanted` from `peers` into `intake`, asking the first `primary` holders of each chunk before the others.
+pub(crate) async fn fetch(
+    links: &Arc<Links>,
+    peers: Vec<PeerAddresses>,
+    wanted: Vec<Wanted>,
+    primary: usize,
+    intake: Arc<dyn Intake>,
+    monitor: &Monitor,
+) -> Result<Fetched> {
+    let holders = wanted.iter().map(|wanted| wanted.holders.clone()).collect();
+    let job = Arc::new(Job {
+        board: Mutex::new(Board::new(holders, peers.len(), primary)),
+        wanted,
+        changed: Notify::new(),
+        intake,
+        verifiers: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        monitor: monitor.clone(),
+        chunks: AtomicU64::new(0),
+        deltas: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        liars: Mutex::default(),
+        broken: Mutex::default(),
+    });
+    let tasks = peers.into_iter().enumerate().map(|(place, peer)| {
+        let (job, links) = (Arc::clone(&job), Arc::clone(links));
+        async move { job.from_peer(&links, place as u32, &peer).await }
+    });
+    // Dropped when the fetch is given up, and with it all that is under way.
+    futures::stream::iter(tasks).for_each_concurrent(PEERS_AT_ONCE, |task| task).await;
+    if let Some(error) = lock(&job.broken).take() {
+        return Err(error);
+    }
+    monitor.check()?;
+    let lost = lock(&job.board).lost();
+    Ok(Fetched {
+        lost,
+        chunks: job.chunks.load(Ordering::Relaxed),
+        deltas: job.deltas.load(Ordering::Relaxed),
+        bytes: job.bytes.load(Ordering::Relaxed),
+        liars: std::mem::take(&mut lock(&job.liars)),
+    })
+}
+
+impl Job {
+    /// Takes work from the board until there is none for this peer.
+    async fn from_peer(&self, links: &Links, place: u32, peer: &PeerAddresses) {
+        // A holder of low rank is connected to only when the others failed.
+        let Some(first) = self.first(place).await else { return };
+        let link = match links.to(peer).await {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::debug!("{error}");
+                self.fail(first);
+                return self.leave(place);
+            }
+        };
+        let mut window = Pace::default();
+        let mut under_way = FuturesUnordered::new();
+        let mut bytes_under_way = self.len(first);
+        under_way.push(self.one(&link, first));
+        loop {
+            let room = under_way.len() < WINDOW_CHUNKS && bytes_under_way < window.bytes();
+            let next = if room { self.next(place) } else { Next::Wait(Duration::from_secs(1)) };
+            match next {
+                Next::Ask(index) => {
+                    bytes_under_way += self.len(index);
+                    under_way.push(self.one(&link, index));
+                    continue;
+                }
+                Next::Done if under_way.is_empty() => return,
+                Next::Done | Next::Wait(_) => {}
+            }
+            let wait = match next {
+                Next::Wait(wait) => wait,
+                _ => Duration::from_millis(200),
+            };
+            let changed = self.changed.notified();
+            tokio::select! {
+                Some((index, outcome)) = under_way.next() => {
+                    bytes_under_way -= self.len(index);
+                    match outcome {
+                        Ok(answer) => window.note(answer.bytes, answer.took),
+                        Err(fault) => {
+                            self.fail(index);
+                            if let Some(why) = fault.lie {
+                                tracing::warn!("{} sent a wrong chunk and is not asked again: {why}", peer.peer);
+                                lock(&self.liars).push(peer.peer);
+                                links.ban(peer.peer).await;
+                            }
+                            if fault.gone {
+                                // The rest that it was asked for will not come.
+                                while let Some((index, outcome)) = under_way.next().await {
+                                    if outcome.is_err() {
+                                        self.fail(index);
+                                    }
+                                }
+                                return self.leave(place);
+                            }
+                        }
+                    }
+                }
+                () = changed => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Waits for the first chunk that the peer at `place` is to be asked for; `None` if it comes to none.
+    async fn first(&self, place: u32) -> Option<u32> {
+        loop {
+            let changed = self.changed.notified();
+            match self.next(place) {
+                Next::Ask(index) => return Some(index),
+                Next::Done => return None,
+                Next::Wait(wait) => {
+                    let _ = tokio::time::timeout(wait, changed).await;
+                }
+            }
+        }
+    }
+
+    fn next(&self, place: u32) -> Next {
+        if self.monitor.check().is_err() || lock(&self.broken).is_some() {
+            return Next::Done;
+        }
+        lock(&self.board).next(place, Instant::now())
+    }
+
+    fn len(&self, index: u32) -> u64 {
+        self.wanted.get(index as usize).map_or(0, |wanted| wanted.len.into())
+    }
+
+    fn fail(&self, index: u32) {
+        lock(&self.board).failed(index);
+        self.changed.notify_waiters();
+    }
+
+    fn leave(&self, place: u32) {
+        lock(&self.board).gone(place);
+        self.changed.notify_waiters();
+    }
+
+    /// Fetches one chunk.
+    async fn one(&self, link: &Arc<Link>, index: u32) -> (u32, Result<Answer, Fault>) {
+        (index, self.try_one(link, index).await)
+    }
+
+    async fn try_one(&self, link: &Arc<Link>, index: u32) -> Result<Answer, Fault> {
+        let started = Instant::now();
+        let wanted = self.wanted.get(index as usize).ok_or_else(Fault::miss)?;
+        let received = link.ask(|request| Frame::Get(request, wanted.hash, wanted.bases.clone())).await?;
+        let took = started.elapsed();
+        let parcel = match received.frame {
+            Frame::Data(_, parcel) => parcel,
+            Frame::Miss(_) => return Err(Fault::miss()),
+            _ => return Err(StreamError::Unfitting.into()),
+        };
+        let offered = parcel.base.is_none_or(|base| wanted.bases.contains(&base));
+        if parcel.hash != wanted.hash || parcel.plain_len != wanted.len || !offered {
+            return Err(Fault::lie("it is not the chunk that was asked for".to_owned()));
+        }
+        let bytes = parcel.payload.len() as u64;
+        let delta = parcel.base.is_some();
+        self.verify(parcel, index, took).await?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.deltas.fetch_add(u64::from(delta), Ordering::Relaxed);
+        Ok(Answer { bytes, took })
+    }
+
+    /// Stores the chunk if it is right.
+    async fn verify(&self, parcel: Parcel, index: u32, took: Duration) -> Result<(), Fault> {
+        let _turn = self.verifiers.acquire().await.map_err(|_| Fault::miss())?;
+        let intake = Arc::clone(&self.intake);
+        let taken = tokio::task::spawn_blocking(move || intake.take(&parcel)).await;
+        match taken {
+            Ok(Ok(Taken::Stored | Taken::Known)) => {
+                if lock(&self.board).done(index, took) {
+                    self.monitor.advance(self.len(index));
+                }
+                self.changed.notify_waiters();
+                Ok(())
+            }
+            Ok(Ok(Taken::Wrong(why))) => Err(Fault::lie(why)),
+            // The base was here when it was offered, and is gone or damaged now.
+            Ok(Ok(Taken::NeedsBase)) => Err(Fault::miss()),
+            Ok(Err(error)) => {
+                lock(&self.broken).get_or_insert(error);
+                self.changed.notify_waiters();
+                Err(Fault::miss())
+            }
+            Err(error) => {
+                let source = std::io::Error::other(error);
+                lock(&self.broken).get_or_insert(Error::io("store", "a fetched chunk", source));
+                Err(Fault::miss())
+            }
+        }
+    }
+}
+
+struct Answer {
+    bytes: u64,
+    took: Duration,
+}
+
+/// Why a peer did not give a chunk.
+struct Fault {
+    /// What it sent in its place.
+    lie: Option<String>,
+    /// It will not give any other either.
+    gone: bool,
+}
+
+impl Fault {
+    fn miss() -> Fault {
+        Fault { lie: None, gone: false }
+    }
+
+    fn lie(why: String) -> Fault {
+        Fault { lie: Some(why), gone: true }
+    }
+}
+
+impl From<StreamError> for Fault {
+    fn from(error: StreamError) -> Fault {
+        tracing::debug!("a peer is given up: {error}");
+        Fault { lie: None, gone: true }
+    }
+}
+
+/// How much may be under way: twice the bandwidth-delay product.
+#[derive(Default)]
+struct Pace {
+    fastest: Option<Duration>,
+    bytes_per_second: f64,
+    since: Option<Instant>,
+    bytes: u64,
+}
+
+impl Pace {
+    fn note(&mut self, bytes: u64, took: Duration) {
+        self.fastest = Some(self.fastest.map_or(took, |fastest| fastest.min(took)));
+        self.bytes += bytes;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let elapsed = since.elapsed().as_secs_f64();
+        if elapsed > 0.05 {
+            self.bytes_per_second = self.bytes as f64 / elapsed;
+            (self.since, self.bytes) = (Some(Instant::now()), 0);
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let product = self.bytes_per_second * self.fastest.unwrap_or_default().as_secs_f64();
+        ((2.0 * product) as u64).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
+    }
+}
+
+/// Places of peers in a list, each once.
+#[derive(Debug, Default)]
+pub(crate) struct PeerList {
+    pub(crate) peers: Vec<PeerAddresses>,
+    places: HashMap<PeerId, u32>,
+}
+
+impl PeerList {
+    /// The place of `peer`, which is added if it is new.
+    pub(crate) fn place(&mut self, peer: &PeerAddresses) -> u32 {
+        *self.places.entry(peer.peer).or_insert_with(|| {
+            self.peers.push(peer.clone());
+            self.peers.len() as u32 - 1
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! Frames over a stream: read whole, written whole, never more in memory than the budget allows, never faster than the cap.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use futures::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::net::wire::{self, FRAME_HEADER_BYTES, Frame, WireError};
+
+/// Why a stream came to its end before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// The connection is gone.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The other side does not keep to the protocol.
+    #[error("it does not keep to the protocol: {0}")]
+    Wire(#[from] WireError),
+    /// Nothing came for too long.
+    #[error("it did not answer for {} s", .0.as_secs())]
+    Stalled(Duration),
+    /// It refused.
+    #[error("it refused: {1} ({0:?})")]
+    Refused(wire::Refused, String),
+    /// It answered something else than what was asked.
+    #[error("it gave an answer that does not fit the question")]
+    Unfitting,
+}
+
+/// A budget of bytes for what travels.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    bytes: std::sync::Arc<Semaphore>,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Budget {
+        Budget { bytes: std::sync::Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    /// Waits for room for `bytes`.
+    pub(crate) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        std::sync::Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// A cap on bytes a second, shared by all streams of one direction.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    bytes_per_second: u64,
+    /// When the next byte may go.
+    free: Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    /// A cap; 0 for none.
+    pub(crate) fn new(bytes_per_second: u64) -> Throttle {
+        Throttle { bytes_per_second, free: Mutex::default() }
+    }
+
+    /// Waits until `bytes` more may go.
+    pub(crate) async fn take(&self, bytes: usize) {
+        if self.bytes_per_second == 0 {
+            return;
+        }
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let wait = {
+            // Held for this computation only, never across an await.
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let from = free.filter(|free| *free > now).unwrap_or(now);
+            *free = Some(from + cost);
+            from - now
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A frame that was read, and the room that it takes.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) frame: Frame,
+    pub(crate) bytes: usize,
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads the next frame; `None` where the stream ends between two. Nothing is allocated before there is room in the budget.
+pub(crate) async fn read_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    budget: &Budget,
+    throttle: &Throttle,
+    stall: Duration,
+) -> Result<Option<Received>, StreamError> {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    match stream.read(&mut header).await? {
+        0 => return Ok(None),
+        n => within(stall, stream.read_exact(header.get_mut(n..).unwrap_or_default())).await?,
+    }
+    let (len, kind) = wire::decode_header(header)?;
+    let room = budget.take(len).await;
+    throttle.take(len).await;
+    let mut fields = vec![0; len];
+    within(stall, stream.read_exact(&mut fields)).await?;
+    let frame = Frame::decode(kind, &fields)?;
+    Ok(Some(Received { frame, bytes: len + FRAME_HEADER_BYTES, _room: room }))
+}
+
+/// Runs `io`, for `stall` at most.
+pub(crate) async fn within<T>(
+    stall: Duration,
+    io: impl Future<Output = io::Result<T>>,
+) -> Result<T, StreamError> {
+    match tokio::time::timeout(stall, io).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(StreamError::Stalled(stall)),
+    }
+}

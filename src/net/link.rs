@@ -1,0 +1,230 @@
+//! Asking one peer: a [`Link`] is a stream to it, with many questions under way at once. [`Links`] keeps one for each peer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::net::event_loop::{Handle, PeerAddresses};
+use crate::net::framed::{Budget, Received, StreamError, Throttle, read_frame, within};
+use crate::net::serve::{STALL, greet};
+use crate::net::wire::Frame;
+
+/// How long a peer may take for one answer. A commit waits for its disk.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How often a stream is tried to be opened: the other side drops one that it has no room for.
+const ATTEMPTS: u32 = 3;
+
+/// How long a peer that lied is not asked again.
+const BAN: Duration = Duration::from_secs(3600);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A question is added or removed whole; a panic between leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stream to a peer.
+pub(crate) struct Link {
+    pub(crate) peer: PeerId,
+    questions: mpsc::Sender<Vec<u8>>,
+    asked: Mutex<HashMap<u32, oneshot::Sender<Received>>>,
+    next: AtomicU32,
+    closed: AtomicBool,
+    /// Questions that the peer takes at once.
+    window: Semaphore,
+    /// Bytes that came from the peer.
+    pub(crate) received_bytes: Arc<AtomicU64>,
+    pub(crate) sent_bytes: Arc<AtomicU64>,
+}
+
+impl Link {
+    /// Asks; the frame gets the number that it is called with. Waits while the peer has as many questions as it takes.
+    pub(crate) async fn ask(&self, frame: impl FnOnce(u32) -> Frame) -> Result<Received, StreamError> {
+        let gone = || StreamError::Io(std::io::ErrorKind::ConnectionReset.into());
+        let _slot = self.window.acquire().await.map_err(|_| gone())?;
+        let request = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(&self.asked).insert(request, answer);
+        // Looked at after the question is noted: whoever closes the link takes all that are noted.
+        let forget = Forget(self, request);
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(gone());
+        }
+        let mut bytes = Vec::new();
+        frame(request).encode(&mut bytes);
+        self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.questions.send(bytes).await.map_err(|_| gone())?;
+        let received = tokio::time::timeout(ANSWER, answered).await;
+        drop(forget);
+        let received = received.map_err(|_| StreamError::Stalled(ANSWER))?.map_err(|_| gone())?;
+        match received.frame {
+            Frame::Refuse(_, code, why) => Err(StreamError::Refused(code, why)),
+            _ => Ok(received),
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        lock(&self.asked).clear();
+        self.window.close();
+    }
+
+    async fn read(&self, mut reader: ReadHalf<Stream>, budget: Budget, throttle: Arc<Throttle>) -> Result<(), StreamError> {
+        while let Some(received) = read_frame(&mut reader, &budget, &throttle, STALL).await? {
+            self.received_bytes.fetch_add(received.bytes as u64, Ordering::Relaxed);
+            if let Frame::Refuse(0, code, why) = received.frame {
+                return Err(StreamError::Refused(code, why));
+            }
+            let asked = lock(&self.asked).remove(&received.frame.request());
+            match asked {
+                // Whoever asked may have gone.
+                Some(answer) => drop(answer.send(received)),
+                // An answer to nothing is a fault, but one to a question that was given up is not told apart from it.
+                None => tracing::trace!("{} answered a question that nobody waits for", self.peer),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes a question back that nobody waits for any more.
+struct Forget<'l>(&'l Link, u32);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.asked).remove(&self.1);
+    }
+}
+
+async fn write(mut questions: mpsc::Receiver<Vec<u8>>, mut writer: WriteHalf<Stream>, throttle: Arc<Throttle>) -> Result<(), StreamError> {
+    while let Some(bytes) = questions.recv().await {
+        throttle.take(bytes.len()).await;
+        within(STALL, writer.write_all(&bytes)).await?;
+        if questions.is_empty() {
+            within(STALL, writer.flush()).await?;
+        }
+    }
+    within(STALL, writer.close()).await?;
+    Ok(())
+}
+
+/// The links to all peers.
+pub(crate) struct Links {
+    handle: Handle,
+    protocol: StreamProtocol,
+    budget: Budget,
+    upload: Arc<Throttle>,
+    download: Arc<Throttle>,
+    open: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<Option<Arc<Link>>>>>>,
+    banned: Mutex<HashMap<PeerId, Instant>>,
+    pub(crate) received_bytes: Arc<AtomicU64>,
+    pub(crate) sent_bytes: Arc<AtomicU64>,
+}
+
+impl Links {
+    pub(crate) fn new(
+        handle: Handle,
+        protocol: StreamProtocol,
+        budget: Budget,
+        upload: Arc<Throttle>,
+        download: Arc<Throttle>,
+    ) -> Links {
+        let (open, banned, received_bytes, sent_bytes) = Default::default();
+        Links { handle, protocol, budget, upload, download, open, banned, received_bytes, sent_bytes }
+    }
+
+    /// The link to `peer`; a new one if there is none.
+    pub(crate) async fn to(&self, peer: &PeerAddresses) -> Result<Arc<Link>> {
+        let until = lock(&self.banned).get(&peer.peer).copied();
+        if until.is_some_and(|until| until > Instant::now()) {
+            return Err(unusable(&peer.peer, "it has sent wrong chunks"));
+        }
+        let slot = Arc::clone(lock(&self.open).entry(peer.peer).or_default());
+        // One at a time opens the stream; the others wait and find it.
+        let mut slot = slot.lock().await;
+        if let Some(link) = slot.as_ref().filter(|link| !link.is_closed()) {
+            return Ok(Arc::clone(link));
+        }
+        let link = self.open(peer).await?;
+        *slot = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// Does not ask `peer` again for a while, and closes what is open to it.
+    pub(crate) async fn ban(&self, peer: PeerId) {
+        lock(&self.banned).insert(peer, Instant::now() + BAN);
+        let slot = lock(&self.open).remove(&peer);
+        if let Some(slot) = slot
+            && let Some(link) = slot.lock().await.take()
+        {
+            link.close();
+        }
+        self.handle.disconnect(peer).await;
+    }
+
+    /// Peers that are not asked for now.
+    pub(crate) fn banned(&self) -> Vec<PeerId> {
+        let mut banned = lock(&self.banned);
+        banned.retain(|_, until| *until > Instant::now());
+        banned.keys().copied().collect()
+    }
+
+    async fn open(&self, peer: &PeerAddresses) -> Result<Arc<Link>> {
+        let mut failed = unusable(&peer.peer, "no stream could be opened");
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+            }
+            self.handle.connect(peer.clone()).await?;
+            let mut control = self.handle.streams();
+            match control.open_stream(peer.peer, self.protocol.clone()).await {
+                Ok(stream) => match self.start(peer.peer, stream).await {
+                    Ok(link) => return Ok(link),
+                    Err(error) => failed = unusable(&peer.peer, &error.to_string()),
+                },
+                Err(error) => failed = unusable(&peer.peer, &error.to_string()),
+            }
+        }
+        Err(failed)
+    }
+
+    async fn start(&self, peer: PeerId, stream: Stream) -> Result<Arc<Link>, StreamError> {
+        let (mut reader, mut writer) = stream.split();
+        let window = greet(&mut reader, &mut writer, &self.budget).await?;
+        let (questions, to_write) = mpsc::channel(4);
+        let link = Arc::new(Link {
+            peer,
+            questions,
+            asked: Mutex::default(),
+            next: AtomicU32::new(1),
+            closed: AtomicBool::new(false),
+            window: Semaphore::new(window as usize),
+            received_bytes: Arc::clone(&self.received_bytes),
+            sent_bytes: Arc::clone(&self.sent_bytes),
+        });
+        let writing = tokio::spawn(write(to_write, writer, Arc::clone(&self.upload)));
+        let (reading, budget, throttle) = (Arc::clone(&link), self.budget.clone(), Arc::clone(&self.download));
+        tokio::spawn(async move {
+            if let Err(error) = reading.read(reader, budget, throttle).await {
+                tracing::debug!("the link to {} ends: {error}", reading.peer);
+            }
+            reading.close();
+            writing.abort();
+        });
+        Ok(link)
+    }
+}
+
+pub(crate) fn unusable(peer: &PeerId, why: &str) -> Error {
+    Error::Network { what: "a peer", why: format!("{peer}: {why}") }
+}

@@ -1,0 +1,234 @@
+//! Putting chunks on one peer: what it lacks is sent, what it has is taken under the same lease, and only what its disk has acknowledged
+//! counts.
+//!
+//! Order: begin an intake → hold (which are there?) → have (which bases are there?) → put the missing ones, as differences where their base
+//! is there → commit. A push is committed every [`COMMIT_BYTES`], so a broken connection costs no more than that.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+
+use crate::chunk::{ChunkSource, LeaseTerms, Parcel};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::limits;
+use crate::monitor::Monitor;
+use crate::net::event_loop::PeerAddresses;
+use crate::net::framed::StreamError;
+use crate::net::link::{Link, Links, unusable};
+use crate::net::wire::{Frame, PutStatus, parcel_bytes};
+
+/// Bytes of parcels in one frame, unless one chunk alone is longer.
+const FRAME_PARCELS: usize = 512 << 10;
+
+/// Frames of parcels under way.
+const FRAMES: usize = 8;
+
+/// Bytes sent before they are committed.
+const COMMIT_BYTES: u64 = 256 << 20;
+
+/// A chunk to put, and its home.
+pub(crate) type Homed = (Hash, [u8; 4]);
+
+/// What a push came to.
+#[derive(Debug, Default)]
+pub(crate) struct Pushed {
+    /// Chunks that the peer keeps durably from now on.
+    pub(crate) kept: Vec<Hash>,
+    /// Chunks that were sent.
+    pub(crate) sent: u64,
+    /// How many of them as differences.
+    pub(crate) deltas: u64,
+    /// Bytes of them.
+    pub(crate) sent_bytes: u64,
+    /// Why the push ended before its time.
+    pub(crate) failed: Option<Error>,
+}
+
+/// Puts `chunks`, read from `source`, on `peer` under a lease of `terms`.
+pub(crate) async fn push(
+    links: &Links,
+    peer: &PeerAddresses,
+    source: Arc<dyn ChunkSource>,
+    chunks: &[Homed],
+    terms: LeaseTerms,
+    monitor: &Monitor,
+) -> Pushed {
+    let mut pushed = Pushed::default();
+    let link = match links.to(peer).await {
+        Ok(link) => link,
+        Err(error) => return Pushed { failed: Some(error), ..pushed },
+    };
+    let push = Push { link: &link, source, terms, monitor };
+    let mut rest = chunks;
+    while !rest.is_empty() && pushed.failed.is_none() {
+        // Chunks are a quarter of a MiB or less on average, so so many make about one commit.
+        let (now, later) = rest.split_at(rest.len().min((COMMIT_BYTES >> 18) as usize));
+        rest = later;
+        if let Err(error) = push.some(now, &mut pushed).await {
+            pushed.failed = Some(error);
+        }
+    }
+    pushed
+}
+
+struct Push<'p> {
+    link: &'p Arc<Link>,
+    source: Arc<dyn ChunkSource>,
+    terms: LeaseTerms,
+    monitor: &'p Monitor,
+}
+
+impl Push<'_> {
+    /// Puts some chunks and commits them.
+    async fn some(&self, chunks: &[Homed], pushed: &mut Pushed) -> Result<()> {
+        self.monitor.check()?;
+        let begun = self.ask(|request| Frame::Begin(request, self.terms)).await?;
+        let Frame::Done(intake) = begun else { return Err(self.unfitting()) };
+        let mut missing = Vec::new();
+        let mut kept: Vec<Hash> = Vec::new();
+        for some in chunks.chunks(limits::HAVE_HASHES) {
+            let bits = self.bits(some.len(), |request| Frame::Hold(request, intake, some.to_vec())).await?;
+            for (chunk, there) in some.iter().zip(bits) {
+                if there { kept.push(chunk.0) } else { missing.push(*chunk) }
+            }
+        }
+        let bases = self.bases(&missing).await?;
+        kept.extend(self.put(intake, missing, &bases, pushed).await?);
+        match self.ask(|request| Frame::Commit(request, intake)).await? {
+            Frame::Done(_) => pushed.kept.extend(kept),
+            _ => return Err(self.unfitting()),
+        }
+        Ok(())
+    }
+
+    /// The bases of `chunks` in this store that the peer has.
+    async fn bases(&self, chunks: &[Homed]) -> Result<HashMap<Hash, Hash>> {
+        let mut bases = HashMap::new();
+        for (hash, _) in chunks {
+            if let Some(base) = self.source.base(hash)? {
+                bases.insert(*hash, base);
+            }
+        }
+        let unique: HashSet<Hash> = bases.values().copied().collect();
+        let unique: Vec<Hash> = unique.into_iter().collect();
+        let mut there = HashSet::new();
+        for some in unique.chunks(limits::HAVE_HASHES) {
+            let bits = self.bits(some.len(), |request| Frame::Have(request, some.to_vec())).await?;
+            there.extend(some.iter().zip(bits).filter(|(_, there)| *there).map(|(hash, _)| *hash));
+        }
+        bases.retain(|_, base| there.contains(base));
+        Ok(bases)
+    }
+
+    /// Sends chunks, several frames at once; answers with those that were taken.
+    async fn put(
+        &self,
+        intake: u32,
+        chunks: Vec<Homed>,
+        bases: &HashMap<Hash, Hash>,
+        pushed: &mut Pushed,
+    ) -> Result<Vec<Hash>> {
+        let mut taken = Vec::new();
+        let mut alone = Vec::new();
+        let mut todo = chunks.into_iter();
+        let mut under_way = futures::stream::FuturesUnordered::new();
+        loop {
+            while under_way.len() < FRAMES {
+                let Some(parcels) = self.parcels(&mut todo, bases).await? else { break };
+                under_way.push(self.frame(intake, parcels));
+            }
+            let Some(outcome) = under_way.next().await else { break };
+            for (parcel, status) in outcome? {
+                match status {
+                    PutStatus::Stored | PutStatus::Known => {
+                        taken.push(parcel.hash);
+                        pushed.sent += 1;
+                        pushed.deltas += u64::from(parcel.delta);
+                        pushed.sent_bytes += parcel.bytes;
+                    }
+                    PutStatus::NeedsBase => alone.push((parcel.hash, parcel.home)),
+                    PutStatus::Full => return Err(unusable(&self.link.peer, "it has no room for more")),
+                    PutStatus::Wrong => {
+                        let why = format!("it says that chunk {} is wrong", parcel.hash.short());
+                        return Err(unusable(&self.link.peer, &why));
+                    }
+                }
+            }
+            self.monitor.check()?;
+        }
+        drop(under_way);
+        if !alone.is_empty() && !bases.is_empty() {
+            let again = Box::pin(self.put(intake, alone, &HashMap::new(), pushed)).await?;
+            taken.extend(again);
+        }
+        Ok(taken)
+    }
+
+    /// The next chunks for one frame, read on a thread that may block. One that cannot be read here is left out.
+    async fn parcels(
+        &self,
+        todo: &mut std::vec::IntoIter<Homed>,
+        bases: &HashMap<Hash, Hash>,
+    ) -> Result<Option<Vec<Parcel>>> {
+        let (source, bases) = (Arc::clone(&self.source), bases.clone());
+        let mut own = std::mem::take(todo);
+        let read = tokio::task::spawn_blocking(move || {
+            let (mut parcels, mut bytes) = (Vec::new(), 0);
+            while bytes < FRAME_PARCELS && parcels.len() < limits::PUT_PARCELS {
+                let Some((hash, home)) = own.next() else { break };
+                let base: Vec<Hash> = bases.get(&hash).copied().into_iter().collect();
+                if let Some(mut parcel) = source.parcel(&hash, &base)? {
+                    parcel.home = home;
+                    bytes += parcel_bytes(&parcel);
+                    parcels.push(parcel);
+                }
+            }
+            Ok::<_, Error>((own, parcels))
+        });
+        let (rest, parcels) =
+            read.await.map_err(|error| Error::io("read", "chunks to send", std::io::Error::other(error)))??;
+        *todo = rest;
+        Ok((!parcels.is_empty()).then_some(parcels))
+    }
+
+    async fn frame(&self, intake: u32, parcels: Vec<Parcel>) -> Result<Vec<(SentParcel, PutStatus)>> {
+        let sent: Vec<SentParcel> = parcels.iter().map(SentParcel::of).collect();
+        match self.ask(move |request| Frame::Put(request, intake, parcels)).await? {
+            Frame::Taken(_, statuses) if statuses.len() == sent.len() => Ok(sent.into_iter().zip(statuses).collect()),
+            _ => Err(self.unfitting()),
+        }
+    }
+
+    async fn bits(&self, count: usize, frame: impl FnOnce(u32) -> Frame) -> Result<Vec<bool>> {
+        match self.ask(frame).await? {
+            Frame::Bits(_, bits) if bits.len() == count => Ok(bits),
+            _ => Err(self.unfitting()),
+        }
+    }
+
+    async fn ask(&self, frame: impl FnOnce(u32) -> Frame) -> Result<Frame> {
+        let answer = self.link.ask(frame).await;
+        answer.map(|received| received.frame).map_err(|error| unusable(&self.link.peer, &error.to_string()))
+    }
+
+    fn unfitting(&self) -> Error {
+        unusable(&self.link.peer, &StreamError::Unfitting.to_string())
+    }
+}
+
+/// What is remembered of a parcel that was sent.
+struct SentParcel {
+    hash: Hash,
+    home: [u8; 4],
+    bytes: u64,
+    delta: bool,
+}
+
+impl SentParcel {
+    fn of(parcel: &Parcel) -> SentParcel {
+        let bytes = parcel.payload.len() as u64;
+        SentParcel { hash: parcel.hash, home: parcel.home, bytes, delta: parcel.base.is_some() }
+    }
+}

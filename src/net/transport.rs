@@ -1,0 +1,52 @@
+//! How bytes get from one peer to another: TCP or QUIC, encrypted, with many streams in one connection.
+//!
+//! Both ends of every connection prove that they hold the key of their peer id, so an answer is known to come from whom it was asked of.
+
+use std::time::Duration;
+
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, Transport as _, dns, noise, quic, tcp};
+
+use crate::error::{Error, Result};
+use crate::net::mux::MuxUpgrade;
+
+/// A transport that a node can be started on. Whatever libp2p can box: see [`tcp_and_quic`] and [`memory`] for two.
+pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// How long a connection may take until it is encrypted and has streams.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// TCP with noise and yamux, and QUIC; names are resolved by the system's DNS servers.
+pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise_config(key)?)
+        .multiplex(MuxUpgrade)
+        .timeout(UPGRADE_TIMEOUT)
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic::Config::new(key));
+    let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let either = OrTransport::new(quic, tcp).map(|either, _| either.into_inner());
+    let named = dns::tokio::Transport::system(either).map_err(|error| Error::Network {
+        what: "the system's DNS settings",
+        why: error.to_string(),
+    })?;
+    Ok(named.boxed())
+}
+
+/// Connections inside this process, for many nodes in one test: addresses are `/memory/N`.
+pub fn memory(key: &Keypair) -> Result<Transport> {
+    let memory = MemoryTransport::default()
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise_config(key)?)
+        .multiplex(MuxUpgrade)
+        .timeout(UPGRADE_TIMEOUT);
+    Ok(memory.boxed())
+}
+
+fn noise_config(key: &Keypair) -> Result<noise::Config> {
+    noise::Config::new(key).map_err(|error| Error::Network { what: "the node's key", why: error.to_string() })
+}
