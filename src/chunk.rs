@@ -143,19 +143,66 @@ impl fmt::Display for Codec {
 
 /// An encoded chunk on its way between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel { pub hash: Hash, pub home: [u8; 4], pub plain_len: u32, pub codec: Codec, pub base: Option<Hash>, pub payload: Vec<u8> }
+pub struct Parcel {
+    /// BLAKE3 of the plain bytes.
+    pub hash: Hash,
+    /// Where it belongs: the first four bytes of its hash, or of the chunk that its family began with.
+    pub home: [u8; 4],
+    /// Plain bytes.
+    pub plain_len: u32,
+    /// How `payload` is encoded.
+    pub codec: Codec,
+    /// The chunk that `payload` is a difference to, for the codecs that have one.
+    pub base: Option<Hash>,
+    /// The encoded bytes.
+    pub payload: Vec<u8>,
+}
+
+/// Where chunks can be read from.
 pub trait ChunkSource: Send + Sync {
+    /// For each of `hashes`, whether the chunk can be read here, its bases included.
     fn holds(&self, hashes: &[Hash]) -> Result<Vec<bool>>;
+
+    /// The chunk, as the difference to one of `bases` if it is kept so, else encoded to stand alone. `None` if it is not here, or is
+    /// damaged here. Its home is the first bytes of its hash.
     fn parcel(&self, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>>;
+
+    /// The chunk that `hash` is kept as a difference to, if it is.
     fn base(&self, hash: &Hash) -> Result<Option<Hash>>;
 }
+
+/// Under which lease chunks are kept for somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeaseTerms { pub manifest: Hash, pub owner: [u8; 32], pub expires_unix_ms: u64 }
+pub struct LeaseTerms {
+    /// The version that needs them, by its manifest.
+    pub manifest: Hash,
+    /// The public key of the peer that renews the lease.
+    pub owner: [u8; 32],
+    /// When the lease ends, in milliseconds since 1970.
+    pub expires_unix_ms: u64,
+}
+
+/// What became of a parcel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken { Stored, Known, NeedsBase, Wrong(String) }
-pub trait ChunkSink: Send + Sync { fn open(&self, terms: LeaseTerms) -> Result<Box<dyn Intake>>; }
+pub enum Taken {
+    /// It is right, and stored.
+    Stored,
+    /// The chunk was here.
+    Known,
+    /// The chunk that it is a difference to is not here.
+    NeedsBase,
+    /// It does not come to the bytes of its hash, and why.
+    Wrong(String),
+}
+
+/// Chunks that are being taken in under one lease. Until it is dropped, what it has taken is kept from garbage collection.
 pub trait Intake: Send + Sync {
+    /// Verifies a parcel and stores it; durable with the [`commit`](Intake::commit).
     fn take(&self, parcel: &Parcel) -> Result<Taken>;
+
+    /// Takes a chunk that is here already under the lease too; false if it is not here.
     fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool>;
+
+    /// Makes all that was taken durable, and then grants the lease on it.
     fn commit(&self) -> Result<()>;
 }

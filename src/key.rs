@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::identity::ScopeKey;
 use crate::limits;
 
 /// What a manifest hash is written with in a version: `b3-<hex>`.
@@ -18,12 +19,21 @@ fn syntax(what: &'static str, input: &str, why: impl Into<String>) -> Error {
     Error::Syntax { what, input: input.to_owned(), why: why.into() }
 }
 
-/// The name of a payload: segments of ASCII letters, digits and `. _ - :`, joined by `/`.
+/// The name of a payload: segments of ASCII letters, digits and `. _ - :`, joined by `/`, behind an optional scope.
 ///
-/// No segment is empty, `.` or `..`, and the whole is at most [`limits::KEY_BYTES`] long. A scope (`@team/name`) names
-/// the key of another node; it is refused, since it means nothing without a network to ask.
+/// No segment is empty, `.` or `..`, and the name is at most [`limits::KEY_BYTES`] long. A scope (`@scope/name`) says who published it: a
+/// public key in 64 hex digits, or an alias for one. Without a scope a key is the store's own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
+
+/// The scope of a key, as it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// A public key.
+    Key(ScopeKey),
+    /// A name that the store's aliases explain.
+    Alias(String),
+}
 
 impl Key {
     /// The key as text.
@@ -36,14 +46,39 @@ impl Key {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Who published it, if that is said.
+    pub fn scope(&self) -> Option<Scope> {
+        let (scope, _) = split_scope(&self.0)?;
+        Some(match scope.parse() {
+            Ok(key) => Scope::Key(key),
+            Err(_) => Scope::Alias(scope.to_owned()),
+        })
+    }
+
+    /// The name without its scope.
+    pub fn name(&self) -> &str {
+        split_scope(&self.0).map_or(&self.0, |(_, name)| name)
+    }
+
+    /// The same name as a key of the store's own.
+    pub fn unscoped(&self) -> Key {
+        Key(self.name().to_owned())
+    }
+
+    /// The same name in `scope`.
+    pub fn in_scope(&self, scope: &ScopeKey) -> Key {
+        Key(format!("@{scope}/{}", self.name()))
+    }
+
     fn check(text: &str) -> Result<(), String> {
-        if text.starts_with('@') {
-            return Err(
-                "a scope (`@scope/`) names the keys of another node, and this version has no network to reach \
-                        one; leave the scope out"
-                    .to_owned(),
-            );
-        }
+        let text = match text.strip_prefix('@') {
+            None => text,
+            Some(_) => {
+                let (scope, name) = split_scope(text).ok_or("write it as @scope/name")?;
+                check_alias(scope)?;
+                name
+            }
+        };
         if text.is_empty() {
             return Err("it is empty; give a name such as `team/model`".to_owned());
         }
@@ -58,6 +93,21 @@ impl Key {
             Some(dots) => Err(format!("`{dots}` is not allowed as a segment; give it a name")),
             None => Ok(()),
         }
+    }
+}
+
+/// Scope and name of `@scope/name`.
+fn split_scope(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix('@')?.split_once('/')
+}
+
+/// Checks a name for a scope: 1 to 64 letters, digits and `. _ -`.
+pub(crate) fn check_alias(alias: &str) -> Result<(), String> {
+    let fits = (1..=limits::ALIAS_BYTES).contains(&alias.len()) && alias.chars().all(is_name_char);
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("a scope is an alias (1 to {} letters, digits and `. _ -`) or 64 hex digits", limits::ALIAS_BYTES))
     }
 }
 
@@ -336,7 +386,11 @@ mod tests {
             ("modèle", "'è' is not allowed"),
             ("a\\b", "is not allowed"),
             ("a\0", "is not allowed"),
-            ("@team/model", "no network"),
+            ("@team", "@scope/name"),
+            ("@/model", "a scope is an alias"),
+            ("@te am/model", "a scope is an alias"),
+            ("@team/", "empty"),
+            ("@team/../x", "`..` is not allowed"),
             (&"k".repeat(limits::KEY_BYTES + 1), "513 bytes long"),
         ] {
             assert!(why::<Key>(bad).contains(fragment), "{bad:?}: {}", why::<Key>(bad));
@@ -365,10 +419,23 @@ mod tests {
             ("m@b3-12345", "6 to 64"),
             ("m@b3-ABCDEF", "lower-case"),
             ("m@b3-é23456", "hex digits"),
-            ("@team/m@3", "no network"),
+            ("@team/m@", "empty"),
         ] {
             assert!(why::<VersionRef>(bad).contains(fragment), "{bad:?}: {}", why::<VersionRef>(bad));
         }
+    }
+
+    #[test]
+    fn a_scope_is_a_public_key_or_an_alias() {
+        let scope = ScopeKey::from_bytes([0xa5; 32]);
+        let key: Key = "team/model".parse().unwrap();
+        assert_eq!((key.scope(), key.name()), (None, "team/model"));
+        let scoped = key.in_scope(&scope);
+        assert_eq!(scoped.as_str().parse::<Key>().unwrap(), scoped);
+        assert_eq!((scoped.scope(), scoped.name(), scoped.unscoped()), (Some(Scope::Key(scope)), "team/model", key));
+        let version: VersionRef = "@alice/m@best".parse().unwrap();
+        assert_eq!(version.key.scope(), Some(Scope::Alias("alice".to_owned())));
+        assert_eq!((version.key.name(), version.to_string().as_str()), ("m", "@alice/m@best"));
     }
 
     #[test]

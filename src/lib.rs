@@ -59,6 +59,7 @@ pub mod chunk;
 pub mod codec;
 pub mod error;
 pub mod hash;
+pub mod identity;
 pub mod key;
 pub mod limits;
 pub mod manifest;
@@ -73,6 +74,7 @@ pub mod store;
 
 pub use error::{Error, Result};
 pub use hash::Hash;
-pub use key::{Key, Label, PutName, VersionRef, VersionSpec};
+pub use identity::{Identity, ScopeKey};
+pub use key::{Key, Label, PutName, Scope, VersionRef, VersionSpec};
 pub use monitor::{Monitor, Progress};
 pub use node::*;

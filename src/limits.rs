@@ -23,6 +23,12 @@ pub const INLINE_BYTES: usize = 1 << 10;
 /// Longest key, scope excluded, in bytes.
 pub const KEY_BYTES: usize = 512;
 
+/// Longest name for a scope, in bytes: as long as a public key in hex.
+pub const ALIAS_BYTES: usize = 64;
+
+/// Most names for scopes in one store.
+pub const ALIASES: usize = 1 << 16;
+
 /// Longest label, in bytes.
 pub const LABEL_BYTES: usize = 128;
 
@@ -134,3 +140,12 @@ pub const RECORD_REPLICAS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(
 
 /// Longest lease that is granted.
 pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// Longest signed record, in bytes.
+pub const RECORD_BYTES: usize = 1 << 10;
+
+/// Most records of other nodes' that a node keeps.
+pub const RECORDS: usize = 64 << 10;
+
+/// Longest catalogue of a key's versions, or listing of a scope's keys, in bytes of CBOR.
+pub const CATALOGUE_BYTES: usize = 16 << 20;

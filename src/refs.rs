@@ -8,7 +8,7 @@
 pub use crate::cbor::DecodeError;
 use crate::cbor::{Reader, Sink, Writer};
 use crate::hash::Hash;
-use crate::key::{Key, Label};
+use crate::key::{Key, Label, Scope};
 use crate::limits;
 pub use crate::meta::{Meta, MetaValue};
 
@@ -241,7 +241,11 @@ fn decode_entity(reader: &mut Reader<'_>) -> Result<Entity, DecodeError> {
         return Err(reader.malformed("entity", "it is not [kind, key, number or label]"));
     }
     let kind = reader.uint("entity kind")?;
-    let key = reader.parsed("key", limits::KEY_BYTES)?;
+    // A scope is `@`, 64 hex digits and `/`. What an alias means may change, so no ref has one.
+    let key: Key = reader.parsed("key", limits::KEY_BYTES + limits::ALIAS_BYTES + 2)?;
+    if matches!(key.scope(), Some(Scope::Alias(_))) {
+        return Err(reader.malformed("key", "its scope is no public key"));
+    }
     match kind {
         ENTITY_VERSION => Ok(Entity::Version { key, number: reader.uint("version number")? }),
         ENTITY_PIN => Ok(Entity::Pin { key, number: reader.uint("version number")? }),
@@ -258,7 +262,7 @@ fn decode_change(reader: &mut Reader<'_>, entity: Entity) -> Result<RefChange, D
     })
 }
 
-fn encode_version(writer: &mut Writer<impl Sink>, entry: &VersionEntry) {
+pub(crate) fn encode_version(writer: &mut Writer<impl Sink>, entry: &VersionEntry) {
     writer.map(8 + usize::from(entry.expires_unix_ms.is_some()) + usize::from(!entry.meta.is_empty()));
     writer.uint(0);
     writer.bytes(entry.manifest.as_bytes());
@@ -277,7 +281,7 @@ fn encode_version(writer: &mut Writer<impl Sink>, entry: &VersionEntry) {
     }
 }
 
-fn decode_version(reader: &mut Reader<'_>) -> Result<VersionEntry, DecodeError> {
+pub(crate) fn decode_version(reader: &mut Reader<'_>) -> Result<VersionEntry, DecodeError> {
     const NAMES: [&str; 8] = [
         "manifest hash",
         "manifest length",

@@ -25,6 +25,12 @@ pub fn compare_paths(a: &str, b: &str) -> Ordering {
 pub(super) fn check(contents: &Contents) -> Result<Offsets> {
     at_most("manifest", "files", contents.files.len(), limits::FILES)?;
     at_most("manifest", "chunks", contents.chunks.len(), limits::CHUNKS)?;
+    if contents.key.scope().is_some() {
+        return Err(RuleError::new(
+            "manifest",
+            "its key has a scope; who published it is said by the record, never by the manifest",
+        ));
+    }
     check_tree(&contents.files)?;
     check_single(contents)?;
     check_homes(contents)?;

@@ -71,10 +71,12 @@ impl Behaviour {
             Some(allowed)
         });
         let mdns = match config.mdns {
-            true => Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own).map_err(|error| Error::Network {
-                what: "the search for peers on the local network",
-                why: format!("{error}; switch it off with `mdns = false`"),
-            })?),
+            true => {
+                Some(mdns::tokio::Behaviour::new(mdns::Config::default(), own).map_err(|error| Error::Network {
+                    what: "the search for peers on the local network",
+                    why: format!("{error}; switch it off with `mdns = false`"),
+                })?)
+            }
             false => None,
         };
         Ok(Behaviour {

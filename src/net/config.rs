@@ -60,7 +60,10 @@ impl Default for NetConfig {
         let fixed = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
         NetConfig {
             network_id: "caskad".to_owned(),
-            listen: ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"].iter().filter_map(|a| a.parse().ok()).collect(),
+            listen: ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]
+                .iter()
+                .filter_map(|a| a.parse().ok())
+                .collect(),
             join: Vec::new(),
             mdns: true,
             allow: Vec::new(),
@@ -104,7 +107,8 @@ impl NetConfig {
 
     /// Checks each field against its range; the error names the field.
     pub fn validate(&self) -> Result<()> {
-        let refuse = |field: &'static str, why: String| Err(Error::Syntax { what: "setting", input: field.into(), why });
+        let refuse =
+            |field: &'static str, why: String| Err(Error::Syntax { what: "setting", input: field.into(), why });
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if self.network_id.is_empty() || self.network_id.len() > 64 || !self.network_id.chars().all(plain) {
             return refuse("network_id", "it is 1 to 64 letters, digits and `. _ -`".to_owned());
@@ -152,7 +156,9 @@ impl NetConfig {
 }
 
 /// Reads a list of texts, each parsed.
-fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(from: D) -> Result<Vec<T>, D::Error> {
+fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
     let parse = |text: &String| text.parse().map_err(|error| D::Error::custom(format!("{text:?}: {error}")));
     texts.iter().map(parse).collect()

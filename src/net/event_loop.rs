@@ -289,7 +289,10 @@ impl EventLoop {
             .build();
         match self.swarm.dial(options) {
             // Somebody else's dial is under way: its end is ours.
-            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(dial_opts::PeerCondition::DisconnectedAndNotDialing)) => {}
+            Ok(())
+            | Err(libp2p::swarm::DialError::DialPeerConditionFalse(
+                dial_opts::PeerCondition::DisconnectedAndNotDialing,
+            )) => {}
             Err(error) => self.dialled(peer.peer, Some(error.to_string())),
         }
     }
@@ -310,7 +313,12 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 self.identified(peer_id, &info);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, stats, step })) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                stats,
+                step,
+            })) => {
                 self.progressed(id, result, stats.num_failures() == 0 && stats.num_pending() == 0, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {

@@ -110,10 +110,7 @@ pub(crate) async fn read_frame(
 }
 
 /// Runs `io`, for `stall` at most.
-pub(crate) async fn within<T>(
-    stall: Duration,
-    io: impl Future<Output = io::Result<T>>,
-) -> Result<T, StreamError> {
+pub(crate) async fn within<T>(stall: Duration, io: impl Future<Output = io::Result<T>>) -> Result<T, StreamError> {
     match tokio::time::timeout(stall, io).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(StreamError::Stalled(stall)),

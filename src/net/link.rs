@@ -79,7 +79,12 @@ impl Link {
         self.window.close();
     }
 
-    async fn read(&self, mut reader: ReadHalf<Stream>, budget: Budget, throttle: Arc<Throttle>) -> Result<(), StreamError> {
+    async fn read(
+        &self,
+        mut reader: ReadHalf<Stream>,
+        budget: Budget,
+        throttle: Arc<Throttle>,
+    ) -> Result<(), StreamError> {
         while let Some(received) = read_frame(&mut reader, &budget, &throttle, STALL).await? {
             self.received_bytes.fetch_add(received.bytes as u64, Ordering::Relaxed);
             if let Frame::Refuse(0, code, why) = received.frame {
@@ -106,7 +111,11 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn write(mut questions: mpsc::Receiver<Vec<u8>>, mut writer: WriteHalf<Stream>, throttle: Arc<Throttle>) -> Result<(), StreamError> {
+async fn write(
+    mut questions: mpsc::Receiver<Vec<u8>>,
+    mut writer: WriteHalf<Stream>,
+    throttle: Arc<Throttle>,
+) -> Result<(), StreamError> {
     while let Some(bytes) = questions.recv().await {
         throttle.take(bytes.len()).await;
         within(STALL, writer.write_all(&bytes)).await?;

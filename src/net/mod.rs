@@ -9,6 +9,7 @@
 
 mod behaviour;
 mod board;
+pub mod catalogue;
 pub mod config;
 mod event_loop;
 mod fetch;
@@ -18,7 +19,10 @@ mod link;
 mod mux;
 pub mod placement;
 mod push;
+pub mod record;
 pub mod region;
+mod resolver;
 mod serve;
+mod tables;
 pub mod transport;
 pub mod wire;

@@ -81,7 +81,8 @@ pub trait Candidate {
 /// [`CANDIDATES`] of `peers`, which may be in any order, and should have each peer once.
 pub fn ranked<'p, P: Candidate>(group_key: &Hash, peers: impl IntoIterator<Item = &'p P>) -> Vec<&'p P> {
     let place = Position::of(group_key.as_bytes());
-    let mut near: Vec<([u8; 32], &P)> = peers.into_iter().map(|peer| (place.distance(&peer.position()), peer)).collect();
+    let mut near: Vec<([u8; 32], &P)> =
+        peers.into_iter().map(|peer| (place.distance(&peer.position()), peer)).collect();
     if near.len() > CANDIDATES {
         near.select_nth_unstable_by(CANDIDATES, |a, b| a.0.cmp(&b.0));
         near.truncate(CANDIDATES);

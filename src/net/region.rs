@@ -86,7 +86,9 @@ impl<P: Candidate + Clone> Regions<P> {
             let covered = |known: &Region<P>| known.bits >= region.bits && region.covers(&known.prefix);
             self.known.retain(|known| !covered(known));
             let sibling = |known: &Region<P>| {
-                known.bits == region.bits && region.bits < 256 && known.prefix.common_bits(&region.prefix) + 1 == region.bits
+                known.bits == region.bits
+                    && region.bits < 256
+                    && known.prefix.common_bits(&region.prefix) + 1 == region.bits
             };
             let Some(found) = self.known.iter().position(sibling) else { break };
             let other = self.known.swap_remove(found);
@@ -243,7 +245,8 @@ mod tests {
 
     fn check(peers: &[Peer], dead: &[bool], groups: &[Group]) -> usize {
         let (regions, lookups) = resolve_all(peers, dead, groups);
-        let alive: Vec<Peer> = peers.iter().zip(dead).filter(|(_, dead)| !**dead).map(|(peer, _)| peer.clone()).collect();
+        let alive: Vec<Peer> =
+            peers.iter().zip(dead).filter(|(_, dead)| !**dead).map(|(peer, _)| peer.clone()).collect();
         for group in groups {
             let key = group.key("test");
             let near = regions.near(&Position::of(key.as_bytes()), 0).unwrap_or_default();

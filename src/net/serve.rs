@@ -291,7 +291,9 @@ pub(crate) async fn greet(
     let unbound = Throttle::default();
     let greeting = tokio::time::timeout(STALL, read_frame(reader, budget, &unbound, STALL));
     match greeting.await.map_err(|_| StreamError::Stalled(STALL))?? {
-        Some(Received { frame: Frame::Hello { version: VERSION, window }, .. }) => Ok(window.clamp(1, limits::STREAM_REQUESTS)),
+        Some(Received { frame: Frame::Hello { version: VERSION, window }, .. }) => {
+            Ok(window.clamp(1, limits::STREAM_REQUESTS))
+        }
         Some(Received { frame: Frame::Refuse(_, code, why), .. }) => Err(StreamError::Refused(code, why)),
         Some(_) => Err(StreamError::Unfitting),
         None => Err(StreamError::Io(std::io::ErrorKind::UnexpectedEof.into())),

@@ -30,10 +30,8 @@ pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let either = OrTransport::new(quic, tcp).map(|either, _| either.into_inner());
-    let named = dns::tokio::Transport::system(either).map_err(|error| Error::Network {
-        what: "the system's DNS settings",
-        why: error.to_string(),
-    })?;
+    let named = dns::tokio::Transport::system(either)
+        .map_err(|error| Error::Network { what: "the system's DNS settings", why: error.to_string() })?;
     Ok(named.boxed())
 }
 

@@ -269,7 +269,11 @@ impl Frame {
             16 => Frame::Have(request, rest.hashes()?),
             17 => Frame::Bits(request, rest.bits()?),
             18 => Frame::Begin(request, rest.terms()?),
-            19 => Frame::Hold(request, rest.number()?, rest.all(limits::HAVE_HASHES, |rest| Ok((rest.hash()?, rest.take()?)))?),
+            19 => Frame::Hold(
+                request,
+                rest.number()?,
+                rest.all(limits::HAVE_HASHES, |rest| Ok((rest.hash()?, rest.take()?)))?,
+            ),
             20 => Frame::Put(request, rest.number()?, rest.all(limits::PUT_PARCELS, Rest::parcel)?),
             21 => Frame::Taken(request, rest.all(limits::PUT_PARCELS, Rest::status)?),
             22 => Frame::Commit(request, rest.number()?),
@@ -354,11 +358,7 @@ impl Rest<'_> {
     }
 
     /// Items to the end of the frame, `most` of them at most.
-    fn all<T>(
-        &mut self,
-        most: usize,
-        read: impl Fn(&mut Self) -> Result<T, WireError>,
-    ) -> Result<Vec<T>, WireError> {
+    fn all<T>(&mut self, most: usize, read: impl Fn(&mut Self) -> Result<T, WireError>) -> Result<Vec<T>, WireError> {
         let mut items = Vec::new();
         while !self.0.is_empty() {
             if items.len() == most {

@@ -94,6 +94,9 @@ impl Store {
     /// Removes the versions whose time is up, then reclaims what no version reaches. Puts and gets may go on meanwhile.
     pub fn gc(&self, options: GcOptions, monitor: &Monitor) -> Result<GcReport> {
         let started = Instant::now();
+        if let Some(leases) = self.existing_leases()?.filter(|_| !options.dry_run) {
+            leases.expire(Timestamp::now().0)?;
+        }
         let mut expired = self.expired_versions()?;
         if !options.dry_run && !expired.is_empty() {
             self.inner.chunks.commit_refs(|| {
@@ -139,9 +142,12 @@ impl Store {
         Ok(expired)
     }
 
-    /// Lists all that the versions reach for which `stays` holds. One whose manifest is damaged stops the collection: what it reaches is
+    /// Lists all that the versions reach for which `stays` holds, and all that is under a lease. One whose manifest is damaged stops the collection: what it reaches is
     /// not known.
     pub(super) fn mark(&self, live: &mut LiveSet, stays: &dyn Fn(&Key, u64) -> bool, monitor: &Monitor) -> Result<()> {
+        if let Some(leases) = self.existing_leases()? {
+            leases.live(Timestamp::now().0, &mut |hash| drop(live.insert(hash)))?;
+        }
         for (key, refs) in self.inner.chunks.all_refs("")? {
             for (number, entry) in &refs.versions {
                 monitor.check()?;

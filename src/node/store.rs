@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{FileBackend, StorageBackend};
 use crate::cache::ChunkCache;
@@ -11,6 +11,8 @@ use crate::hash::Hash;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::manifest::Manifest;
 use crate::node::config::Config;
+use crate::node::leases::Leases;
+use crate::node::source::SourcePool;
 use crate::refs::VersionEntry;
 use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory, index_path};
 
@@ -43,6 +45,9 @@ pub(super) struct StoreInner {
     pub(super) config: Config,
     /// Why `config.toml` could not be used, in a store opened all the same.
     pub(super) config_damage: Option<String>,
+    pub(super) source_pool: SourcePool,
+    /// Opened when the first lease is asked for.
+    pub(super) leases: Mutex<Option<Arc<Leases>>>,
     /// Dropped last: it holds the lock. `None` for a store that is not in a directory.
     pub(super) directory: Option<StoreDirectory>,
 }
@@ -166,7 +171,9 @@ impl StoreOptions {
         };
         let chunks = ChunkStore::open(backend, index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);
-        Ok(Store { inner: Arc::new(StoreInner { chunks, cache, config, config_damage, directory }) })
+        let (source_pool, leases) = Default::default();
+        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, directory };
+        Ok(Store { inner: Arc::new(inner) })
     }
 }
 
@@ -194,6 +201,31 @@ impl Store {
     /// Why `config.toml` is not in use, if it is there and cannot be.
     pub fn config_damage(&self) -> Option<&str> {
         self.inner.config_damage.as_deref()
+    }
+
+    /// What this store keeps for others, and until when. Created on disk with the first call.
+    ///
+    /// Fails with [`Error::Input`] for a store that is in no directory.
+    pub fn leases(&self) -> Result<Arc<Leases>> {
+        let mut leases = self.inner.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leases) = leases.as_ref() {
+            return Ok(Arc::clone(leases));
+        }
+        let Some(directory) = &self.inner.directory else {
+            let why = "a store in no directory keeps nothing for others; open one with a directory".to_owned();
+            return Err(Error::Input { path: "the store".into(), why });
+        };
+        if directory.read_only() {
+            return Err(Error::ReadOnly { path: directory.path().to_owned() });
+        }
+        let opened = Arc::new(Leases::open(Leases::path(directory.path()))?);
+        Ok(Arc::clone(leases.insert(opened)))
+    }
+
+    /// As [`leases`](Store::leases), for a store that has some.
+    pub(super) fn existing_leases(&self) -> Result<Option<Arc<Leases>>> {
+        let there = self.inner.directory.as_ref().is_some_and(|directory| Leases::path(directory.path()).exists());
+        if there && !self.is_read_only() { self.leases().map(Some) } else { Ok(None) }
     }
 
     /// Where payloads that must be whole before they are split are kept meanwhile.

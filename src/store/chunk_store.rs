@@ -179,6 +179,19 @@ impl ChunkStore {
         }
     }
 
+    /// True if the chunk `hash` is stored, and so are the bases that it needs. Nothing keeps it from being collected.
+    pub fn has_chain(&self, hash: &Hash) -> Result<bool> {
+        let mut at = *hash;
+        for _ in 0..=limits::DELTA_DEPTH {
+            match self.locate(&at, RecordKind::Chunk)? {
+                None => return Ok(false),
+                Some(Entry { base: None, .. }) => return Ok(true),
+                Some(Entry { base: Some(base), .. }) => at = base,
+            }
+        }
+        Ok(false)
+    }
+
     /// Forgets the records from `position` on, which could not be written. All of them: encoded anew in part, chunks could be each
     /// other's bases, while what was appended first leaves all of them readable.
     pub(super) fn forget_from(&self, position: Position) {

@@ -1,0 +1,118 @@
+//! From placement groups to the peers that hold them: what is known of the network, and lookups for what is not.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+
+use crate::error::Result;
+use crate::net::event_loop::{Closest, Handle, PeerAddresses};
+use crate::net::placement::{Candidate, Group, Position, ranked};
+use crate::net::region::Regions;
+
+/// How long what a lookup told is taken to hold.
+const REGION_TTL: Duration = Duration::from_secs(300);
+
+/// A peer with its place in the keyspace.
+#[derive(Debug, Clone)]
+struct Placed {
+    id: Vec<u8>,
+    position: Position,
+    peer: PeerAddresses,
+}
+
+impl Placed {
+    fn new(peer: PeerAddresses) -> Placed {
+        let id = peer.peer.to_bytes();
+        Placed { position: Position::of(&id), id, peer }
+    }
+}
+
+impl Candidate for Placed {
+    fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    fn position(&self) -> Position {
+        self.position
+    }
+}
+
+/// Resolves groups. One for a node.
+pub(crate) struct Resolver {
+    handle: Handle,
+    network_id: String,
+    own: Placed,
+    started: Instant,
+    regions: Mutex<Regions<Placed>>,
+}
+
+impl Resolver {
+    pub(crate) fn new(handle: Handle, network_id: &str) -> Resolver {
+        let own = Placed::new(PeerAddresses { peer: handle.own(), addresses: Vec::new() });
+        Resolver { handle, network_id: network_id.to_owned(), own, started: Instant::now(), regions: Mutex::default() }
+    }
+
+    fn regions(&self) -> MutexGuard<'_, Regions<Placed>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// A peer came, or answers again.
+    pub(crate) fn came(&self, peer: &PeerId) {
+        self.regions().came(&peer.to_bytes());
+    }
+
+    /// A peer cannot be reached.
+    pub(crate) fn went(&self, peer: &PeerId) {
+        self.regions().went(&peer.to_bytes());
+    }
+
+    /// Forgets what is known.
+    pub(crate) fn clear(&self) {
+        self.regions().clear();
+    }
+
+    /// The peers that each of `groups` belongs to, by rank, this node among them; with as few lookups as it takes.
+    pub(crate) async fn holders(&self, groups: &BTreeSet<Group>) -> Result<HashMap<Group, Vec<PeerAddresses>>> {
+        let keys: HashMap<Position, Vec<u8>> = groups
+            .iter()
+            .map(|group| {
+                let key = group.key(&self.network_id);
+                (Position::of(key.as_bytes()), key.as_bytes().to_vec())
+            })
+            .collect();
+        let mut resolution = self.regions().resolve(keys.keys().copied(), self.now());
+        let mut under_way = FuturesUnordered::new();
+        while !resolution.is_done() {
+            while let Some(place) = resolution.next() {
+                let key = keys.get(&place).cloned().unwrap_or_default();
+                under_way.push(async move { (place, self.handle.closest(key).await) });
+            }
+            let Some((place, found)) = under_way.next().await else { break };
+            let Closest { peers, complete } = found?;
+            let some = !peers.is_empty();
+            let mut regions = self.regions();
+            if some {
+                let placed = peers.into_iter().map(Placed::new).collect();
+                regions.learn(place, placed, complete, self.now() + REGION_TTL.as_millis() as u64);
+            }
+            resolution.answered(place, some, &regions, self.now());
+        }
+        let regions = self.regions();
+        let rank = |group: &Group| {
+            let key = group.key(&self.network_id);
+            let near = regions.near(&Position::of(key.as_bytes()), self.now()).unwrap_or_default();
+            let others = near.iter().filter(|peer| peer.id != self.own.id);
+            let holders = ranked(&key, others.chain(std::iter::once(&self.own)));
+            (*group, holders.into_iter().map(|holder| holder.peer.clone()).collect())
+        };
+        Ok(groups.iter().map(rank).collect())
+    }
+}

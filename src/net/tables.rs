@@ -1,0 +1,184 @@
+//! [`NetTables`]: what a node remembers of the network when it starts again: records that it keeps for others, the highest numbers of
+//! records that it has seen, peers that it knew, and what it has published. A redb database, `STORE/network.redb`.
+//!
+//! Records of others are written without a sync, since they come from the event loop and lie on seven other peers: a crash may lose the
+//! last of them. What this node itself has promised (`published`, `seen`) is synced.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libp2p::Multiaddr;
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::limits;
+
+const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
+const SEEN: TableDefinition<&[u8; 32], u64> = TableDefinition::new("seen");
+const PEERS: TableDefinition<&str, ()> = TableDefinition::new("peers");
+const PUBLISHED: TableDefinition<&str, (u64, &[u8; 32], bool)> = TableDefinition::new("published");
+
+/// What was published of a key last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// The number of the record.
+    pub(crate) seq: u64,
+    /// The catalogue that it points at.
+    pub(crate) catalogue: Hash,
+    /// Everything is where it belongs; otherwise there is more to do.
+    pub(crate) complete: bool,
+}
+
+/// Rows that survive a restart. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct NetTables {
+    path: Arc<PathBuf>,
+    database: Arc<Database>,
+}
+
+impl NetTables {
+    /// The tables in the file `path`, which is created where there is none; in memory without one.
+    pub(crate) fn open(path: Option<&Path>) -> Result<NetTables> {
+        let place = path.map_or_else(|| PathBuf::from("memory"), Path::to_owned);
+        let tables = |builder: &mut redb::Builder| -> Result<Database, redb::Error> {
+            builder.set_cache_size(4 << 20);
+            let database = match path {
+                Some(path) => builder.create(path)?,
+                None => builder.create_with_backend(redb::backends::InMemoryBackend::new())?,
+            };
+            let transaction = database.begin_write()?;
+            transaction.open_table(RECORDS)?;
+            transaction.open_table(SEEN)?;
+            transaction.open_table(PEERS)?;
+            transaction.open_table(PUBLISHED)?;
+            transaction.commit()?;
+            Ok(database)
+        };
+        let database = tables(&mut Database::builder()).map_err(|error| failed(&place, error))?;
+        Ok(NetTables { path: Arc::new(place), database: Arc::new(database) })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
+        let done = self.database.begin_read().map_err(redb::Error::from).and_then(|transaction| read(&transaction));
+        done.map_err(|error| failed(&self.path, error))
+    }
+
+    fn write<T>(
+        &self,
+        durability: Durability,
+        write: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T> {
+        let run = || -> Result<T, redb::Error> {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(durability)?;
+            let done = write(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        run().map_err(|error| failed(&self.path, error))
+    }
+
+    pub(crate) fn records(&self) -> Result<Vec<([u8; 32], Vec<u8>)>> {
+        self.read(|transaction| {
+            let rows = transaction.open_table(RECORDS)?;
+            let mut records = Vec::new();
+            for row in rows.iter()?.take(limits::RECORDS) {
+                let (key, value) = row?;
+                records.push((*key.value(), value.value().to_vec()));
+            }
+            Ok(records)
+        })
+    }
+
+    pub(crate) fn put_record(&self, key: &[u8; 32], bytes: &[u8]) -> Result<()> {
+        self.write(Durability::None, |transaction| {
+            transaction.open_table(RECORDS)?.insert(key, bytes)?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn remove_record(&self, key: &[u8; 32]) -> Result<()> {
+        self.write(Durability::None, |transaction| {
+            transaction.open_table(RECORDS)?.remove(key)?;
+            Ok(())
+        })
+    }
+
+    /// The highest number of a record under `key` that was ever seen here.
+    pub(crate) fn seen(&self, key: &Hash) -> Result<Option<u64>> {
+        self.read(|transaction| Ok(transaction.open_table(SEEN)?.get(key.as_bytes())?.map(|seq| seq.value())))
+    }
+
+    pub(crate) fn note_seen(&self, key: &Hash, seq: u64) -> Result<()> {
+        if self.seen(key)?.is_some_and(|seen| seen >= seq) {
+            return Ok(());
+        }
+        self.write(Durability::Immediate, |transaction| {
+            transaction.open_table(SEEN)?.insert(key.as_bytes(), seq)?;
+            Ok(())
+        })
+    }
+
+    /// Addresses, with peer ids, of peers that were connected last time.
+    pub(crate) fn peers(&self) -> Result<Vec<Multiaddr>> {
+        self.read(|transaction| {
+            let mut peers = Vec::new();
+            for row in transaction.open_table(PEERS)?.iter()? {
+                peers.extend(row?.0.value().parse::<Multiaddr>());
+            }
+            Ok(peers)
+        })
+    }
+
+    pub(crate) fn set_peers(&self, peers: &[Multiaddr]) -> Result<()> {
+        self.write(Durability::Immediate, |transaction| {
+            let mut rows = transaction.open_table(PEERS)?;
+            rows.retain(|_, ()| false)?;
+            for peer in peers {
+                rows.insert(peer.to_string().as_str(), ())?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(crate) fn published(&self, name: &str) -> Result<Option<Published>> {
+        self.read(|transaction| {
+            let row = transaction.open_table(PUBLISHED)?.get(name)?;
+            Ok(row.map(|row| {
+                let (seq, catalogue, complete) = row.value();
+                Published { seq, catalogue: Hash::from_bytes(*catalogue), complete }
+            }))
+        })
+    }
+
+    /// The names that something was published under, `""` for the listing.
+    pub(crate) fn published_names(&self) -> Result<Vec<String>> {
+        self.read(|transaction| {
+            let mut names = Vec::new();
+            for row in transaction.open_table(PUBLISHED)?.iter()? {
+                names.push(row?.0.value().to_owned());
+            }
+            Ok(names)
+        })
+    }
+
+    pub(crate) fn set_published(&self, name: &str, published: Published) -> Result<()> {
+        self.write(Durability::Immediate, |transaction| {
+            let row = (published.seq, published.catalogue.as_bytes(), published.complete);
+            transaction.open_table(PUBLISHED)?.insert(name, row)?;
+            Ok(())
+        })
+    }
+}
+
+fn failed(path: &Path, error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(source) => Error::io("use", path, source),
+        error => Error::Damaged {
+            what: "network tables",
+            place: path.display().to_string(),
+            why: format!("{error}; delete the file to go on: what it held is found again in the network"),
+        },
+    }
+}

@@ -1,0 +1,135 @@
+//! Taking chunks in from strangers: each is verified before it is stored, and kept under a lease.
+//!
+//! Order of a commit: the packs are synced and the index committed, then the lease is granted, durably, and only then is the peer told. A
+//! crash in between leaves chunks without a lease, which the next garbage collection reclaims.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::chunk::{Intake, LeaseTerms, Parcel, Taken};
+use crate::codec::Decoder;
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::limits;
+use crate::node::leases::LeasedChunk;
+use crate::node::store::Store;
+use crate::store::{ChunkReader, EncodedChunk, RecordKind, Session};
+
+/// Decoders that wait for their next use.
+const POOLED: usize = 16;
+
+/// An [`Intake`] of a store.
+pub(crate) struct StoreIntake {
+    store: Store,
+    session: Session,
+    terms: LeaseTerms,
+    taken: Mutex<Vec<LeasedChunk>>,
+    workers: Mutex<Vec<Worker>>,
+}
+
+struct Worker {
+    decoder: Decoder,
+    reader: ChunkReader,
+    plain: Vec<u8>,
+    base: Vec<u8>,
+}
+
+impl Store {
+    /// Begins to take chunks in under a lease of `terms`.
+    pub(crate) fn intake(&self, terms: LeaseTerms) -> Result<StoreIntake> {
+        let session = self.inner.chunks.begin()?;
+        Ok(StoreIntake { store: self.clone(), session, terms, taken: Mutex::default(), workers: Mutex::default() })
+    }
+}
+
+impl StoreIntake {
+    fn note(&self, hash: Hash, home: [u8; 4], stored_len: u32) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(LeasedChunk { hash, home, stored_len });
+    }
+
+    /// Bytes that were stored so far.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.session.stored_bytes()
+    }
+
+    fn verify(&self, worker: &mut Worker, parcel: &Parcel) -> Result<Taken> {
+        if let Some(base) = &parcel.base {
+            // Relied on from here on, so that no collection takes it before the difference is stored.
+            let Some(found) = self.session.base(base, limits::DELTA_DEPTH)?.filter(|found| found.hash == *base) else {
+                return Ok(Taken::NeedsBase);
+            };
+            worker.base.resize((found.plain_len as usize).min(limits::CHUNK_BYTES), 0);
+            match worker.reader.read(base, &mut worker.base) {
+                Err(Error::Damaged { .. }) => return Ok(Taken::NeedsBase),
+                read => read?,
+            }
+        }
+        let base = parcel.base.is_some().then_some(worker.base.as_slice());
+        let decoded =
+            worker.decoder.decode(parcel.codec, &parcel.payload, parcel.plain_len as usize, base, &mut worker.plain);
+        if let Err(error) = decoded {
+            return Ok(Taken::Wrong(error.to_string()));
+        }
+        if Hash::of(&worker.plain) != parcel.hash {
+            return Ok(Taken::Wrong("its bytes do not match its hash".to_owned()));
+        }
+        Ok(Taken::Stored)
+    }
+}
+
+impl Intake for StoreIntake {
+    fn take(&self, parcel: &Parcel) -> Result<Taken> {
+        if self.hold(&parcel.hash, parcel.home)? {
+            return Ok(Taken::Known);
+        }
+        let sound = parcel.plain_len > 0
+            && parcel.plain_len as usize <= limits::CHUNK_BYTES
+            && parcel.payload.len() <= limits::ENCODED_CHUNK_BYTES
+            && parcel.codec.has_base() == parcel.base.is_some()
+            && parcel.base != Some(parcel.hash);
+        if !sound {
+            return Ok(Taken::Wrong("its lengths, encoding and base do not go together".to_owned()));
+        }
+        let pooled = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut worker = pooled.unwrap_or_else(|| Worker {
+            decoder: Decoder::new(),
+            reader: self.store.inner.chunks.reader(),
+            plain: Vec::new(),
+            base: Vec::new(),
+        });
+        let verdict = self.verify(&mut worker, parcel);
+        {
+            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+            if workers.len() < POOLED {
+                workers.push(worker);
+            }
+        }
+        let verdict = verdict?;
+        if verdict == Taken::Stored {
+            let Parcel { hash, plain_len, codec, base, payload, .. } = parcel;
+            let chunk = EncodedChunk { hash: *hash, plain_len: *plain_len, codec: *codec, base: *base, payload };
+            match self.session.append(&chunk) {
+                // So long a chain of bases is not kept here; to stand alone, the chunk is.
+                Err(Error::Limit { .. }) if base.is_some() => return Ok(Taken::NeedsBase),
+                appended => appended?,
+            }
+            self.note(*hash, parcel.home, payload.len() as u32);
+        }
+        Ok(verdict)
+    }
+
+    fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool> {
+        if !self.session.has(hash)? {
+            return Ok(false);
+        }
+        let entry = self.store.inner.chunks.locate(hash, RecordKind::Chunk)?;
+        self.note(*hash, home, entry.map_or(0, |entry| entry.stored_len));
+        Ok(true)
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.store.inner.chunks.checkpoint()?;
+        let taken = std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner));
+        self.store.leases()?.grant(self.terms, &taken)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Reading for others: the store as a [`ChunkSource`]. A chunk travels as it lies in its pack, where it can.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::chunk::{ChunkSource, Codec, ElementWidth, Parcel};
+use crate::codec::{Effort, Encoder};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::limits;
+use crate::node::store::Store;
+use crate::store::pack::{RECORD_HEADER_BYTES, RecordHeader, split_base};
+use crate::store::{ChunkReader, RecordKind};
+
+/// Readers and encoders that wait for their next use.
+#[derive(Default)]
+pub(super) struct SourcePool(Mutex<Vec<Worker>>);
+
+impl std::fmt::Debug for SourcePool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SourcePool")
+    }
+}
+
+/// Workers that are kept.
+const POOLED: usize = 16;
+
+struct Worker {
+    reader: ChunkReader,
+    encoder: Encoder,
+    plain: Vec<u8>,
+}
+
+impl Store {
+    /// Runs `act` with a reader and an encoder of the pool.
+    fn with_worker<T>(&self, act: impl FnOnce(&mut Worker) -> Result<T>) -> Result<T> {
+        let pool = &self.inner.source_pool.0;
+        let pooled = pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut worker = pooled.unwrap_or_else(|| Worker {
+            reader: self.inner.chunks.reader(),
+            encoder: Encoder::new(Effort::Default),
+            plain: Vec::new(),
+        });
+        let done = act(&mut worker);
+        let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < POOLED {
+            pool.push(worker);
+        }
+        done
+    }
+
+    /// The chunk as its record has it; `None` if that needs a base that is not among `bases`, or does not match its checksum.
+    fn as_stored(&self, worker: &mut Worker, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>> {
+        let record = worker.reader.record(hash, RecordKind::Chunk)?;
+        let Ok(header) = RecordHeader::decode(record) else { return Ok(None) };
+        let payload = record.get(RECORD_HEADER_BYTES..).unwrap_or_default();
+        if crc32c::crc32c(payload) != header.payload_crc {
+            return Ok(None);
+        }
+        let Some((base, skip)) = split_base(&header, payload) else { return Ok(None) };
+        if base.is_some_and(|base| !bases.contains(&base)) {
+            return Ok(None);
+        }
+        let payload = payload.get(skip..).unwrap_or_default().to_vec();
+        Ok(Some(Parcel {
+            hash: *hash,
+            home: home_of(hash),
+            plain_len: header.plain_len,
+            codec: header.codec,
+            base,
+            payload,
+        }))
+    }
+
+    /// The chunk, decoded, verified, and encoded to stand alone.
+    fn stand_alone(&self, worker: &mut Worker, hash: &Hash) -> Result<Option<Parcel>> {
+        let Some(entry) = self.inner.chunks.locate(hash, RecordKind::Chunk)? else { return Ok(None) };
+        let Worker { reader, encoder, plain } = worker;
+        plain.resize((entry.plain_len as usize).min(limits::CHUNK_BYTES), 0);
+        reader.read(hash, plain)?;
+        let mut payload = Vec::new();
+        let codec = encoder.encode(plain, ElementWidth::Unknown, &mut payload);
+        if codec == Codec::Raw {
+            payload.clone_from(plain);
+        }
+        let plain_len = plain.len() as u32;
+        Ok(Some(Parcel { hash: *hash, home: home_of(hash), plain_len, codec, base: None, payload }))
+    }
+}
+
+/// The home of a chunk that no manifest gives another.
+pub(super) fn home_of(hash: &Hash) -> [u8; 4] {
+    let [a, b, c, d, ..] = *hash.as_bytes();
+    [a, b, c, d]
+}
+
+impl ChunkSource for Store {
+    fn holds(&self, hashes: &[Hash]) -> Result<Vec<bool>> {
+        hashes.iter().map(|hash| self.inner.chunks.has_chain(hash)).collect()
+    }
+
+    fn parcel(&self, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>> {
+        if self.inner.chunks.locate(hash, RecordKind::Chunk)?.is_none() {
+            return Ok(None);
+        }
+        let read = self.with_worker(|worker| match self.as_stored(worker, hash, bases)? {
+            Some(parcel) => Ok(Some(parcel)),
+            None => self.stand_alone(worker, hash),
+        });
+        match read {
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!("a chunk cannot be served: {error}");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    fn base(&self, hash: &Hash) -> Result<Option<Hash>> {
+        Ok(self.inner.chunks.locate(hash, RecordKind::Chunk)?.and_then(|entry| entry.base))
+    }
+}
