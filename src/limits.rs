@@ -105,9 +105,6 @@ pub const PUT_PARCELS: usize = 1024;
 /// Most bases that are offered with one wanted chunk.
 pub const GET_BASES: usize = 8;
 
-/// Most leases of one chunk that are told.
-pub const CHUNK_LEASES: usize = 1024;
-
 /// Longest message of a refusal, in bytes.
 pub const REFUSAL_BYTES: usize = 512;
 

@@ -18,10 +18,10 @@ use crate::net::config::NetConfig;
 use crate::net::kad_records::KadRecords;
 
 /// How long a connection without streams is kept.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE: Duration = Duration::from_secs(60);
 
 #[derive(NetworkBehaviour)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     pub(super) allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
     pub(super) limits: connection_limits::Behaviour,
     pub(super) identify: identify::Behaviour,
@@ -31,13 +31,13 @@ pub(super) struct Behaviour {
 }
 
 /// The name of a protocol in the network `id`.
-pub(super) fn protocol(what: &str, id: &str) -> StreamProtocol {
+pub(crate) fn protocol(what: &str, id: &str) -> StreamProtocol {
     // Validated ids have no `/`, so no two networks share a name.
     StreamProtocol::try_from_owned(format!("/caskad/{what}/1/{id}")).unwrap_or(StreamProtocol::new("/caskad/none"))
 }
 
 impl Behaviour {
-    pub(super) fn new(key: &Keypair, records: KadRecords, config: &NetConfig) -> Result<Behaviour> {
+    pub(crate) fn new(key: &Keypair, records: KadRecords, config: &NetConfig) -> Result<Behaviour> {
         let own = PeerId::from(key.public());
         let mut kad_config = kad::Config::new(protocol("kad", &config.network_id));
         kad_config

@@ -90,6 +90,7 @@ impl Board {
     }
 
     /// Chunks that are neither done nor lost.
+    #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.left
     }

@@ -24,11 +24,11 @@ use crate::net::config::NetConfig;
 
 /// A peer and where it can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAddresses {
+pub(crate) struct PeerAddresses {
     /// Who.
-    pub peer: PeerId,
+    pub(crate) peer: PeerId,
     /// Where it says that it listens.
-    pub addresses: Vec<Multiaddr>,
+    pub(crate) addresses: Vec<Multiaddr>,
 }
 
 /// The answer to a lookup.
@@ -42,20 +42,20 @@ pub(crate) struct Closest {
 
 /// What the swarm knows of the network.
 #[derive(Debug, Clone, Default)]
-pub struct NetworkView {
+pub(crate) struct NetworkView {
     /// Addresses that this node listens on.
-    pub listening: Vec<Multiaddr>,
+    pub(crate) listening: Vec<Multiaddr>,
     /// Peers with a connection.
-    pub connected: Vec<PeerAddresses>,
+    pub(crate) connected: Vec<PeerAddresses>,
     /// Peers in the routing table.
-    pub known: Vec<PeerAddresses>,
+    pub(crate) known: Vec<PeerAddresses>,
     /// Peers in each bucket of the routing table that is not empty, the farthest bucket last.
-    pub bucket_sizes: Vec<usize>,
+    pub(crate) bucket_sizes: Vec<usize>,
 }
 
 /// A peer came or went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerEvent {
+pub(crate) enum PeerEvent {
     /// A first connection to it is up, or it entered the routing table.
     Came(PeerId),
     /// Its last connection is gone.

@@ -7,22 +7,22 @@
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
 //! [`ChunkSource`](crate::chunk::ChunkSource) and [`Keeper`](serve::Keeper).
 
-mod behaviour;
+pub(crate) mod behaviour;
 mod board;
 pub mod catalogue;
 pub mod config;
-mod event_loop;
-mod fetch;
-mod framed;
-mod kad_records;
-mod link;
+pub(crate) mod event_loop;
+pub(crate) mod fetch;
+pub(crate) mod framed;
+pub(crate) mod kad_records;
+pub(crate) mod link;
 mod mux;
 pub mod placement;
-mod push;
+pub(crate) mod push;
 pub mod record;
 pub mod region;
-mod resolver;
-mod serve;
-mod tables;
+pub(crate) mod resolver;
+pub(crate) mod serve;
+pub(crate) mod tables;
 pub mod transport;
 pub mod wire;

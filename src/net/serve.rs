@@ -27,7 +27,7 @@ pub(crate) const STALL: Duration = Duration::from_secs(20);
 const BATCH: usize = 16;
 
 /// What a node keeps for its peers. Everything blocks, and is called from threads that may.
-pub trait Keeper: ChunkSource {
+pub(crate) trait Keeper: ChunkSource {
     /// Opens an intake for chunks that `from` puts. Fails with [`Error::Limit`] where its quota is used up.
     fn open(&self, from: &PeerId, terms: LeaseTerms) -> Result<Box<dyn Intake>>;
     /// Extends a lease; says how many chunks and bytes it has, `None` if there is no such lease.
@@ -36,8 +36,6 @@ pub trait Keeper: ChunkSource {
     fn release(&self, manifest: &Hash, owner: &[u8; 32]) -> Result<()>;
     /// The digest over the leased chunks of a placement group, and the first of those behind `behind`.
     fn group(&self, group: u16, behind: &Hash) -> Result<(Hash, Vec<Hash>)>;
-    /// The leases of a chunk.
-    fn leases(&self, hash: &Hash) -> Result<Vec<LeaseTerms>>;
 }
 
 /// The public key of a peer, from its id. Only ed25519 keys are that short.
@@ -252,7 +250,6 @@ impl Server {
                 let (digest, hashes) = self.keeper.group(group, &behind)?;
                 Frame::Group(request, digest, hashes)
             }
-            Frame::Leases(request, hash) => Frame::Terms(request, self.keeper.leases(&hash)?),
             _ => return Ok(Err(StreamError::Unfitting)),
         }))
     }

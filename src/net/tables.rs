@@ -24,8 +24,8 @@ const PUBLISHED: TableDefinition<&str, (u64, &[u8; 32], bool)> = TableDefinition
 pub(crate) struct Published {
     /// The number of the record.
     pub(crate) seq: u64,
-    /// The catalogue that it points at.
-    pub(crate) catalogue: Hash,
+    /// The state of the key's refs that it tells of.
+    pub(crate) refs: Hash,
     /// Everything is where it belongs; otherwise there is more to do.
     pub(crate) complete: bool,
 }
@@ -146,26 +146,15 @@ impl NetTables {
         self.read(|transaction| {
             let row = transaction.open_table(PUBLISHED)?.get(name)?;
             Ok(row.map(|row| {
-                let (seq, catalogue, complete) = row.value();
-                Published { seq, catalogue: Hash::from_bytes(*catalogue), complete }
+                let (seq, refs, complete) = row.value();
+                Published { seq, refs: Hash::from_bytes(*refs), complete }
             }))
-        })
-    }
-
-    /// The names that something was published under, `""` for the listing.
-    pub(crate) fn published_names(&self) -> Result<Vec<String>> {
-        self.read(|transaction| {
-            let mut names = Vec::new();
-            for row in transaction.open_table(PUBLISHED)?.iter()? {
-                names.push(row?.0.value().to_owned());
-            }
-            Ok(names)
         })
     }
 
     pub(crate) fn set_published(&self, name: &str, published: Published) -> Result<()> {
         self.write(Durability::Immediate, |transaction| {
-            let row = (published.seq, published.catalogue.as_bytes(), published.complete);
+            let row = (published.seq, published.refs.as_bytes(), published.complete);
             transaction.open_table(PUBLISHED)?.insert(name, row)?;
             Ok(())
         })

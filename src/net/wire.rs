@@ -96,10 +96,6 @@ pub enum Frame {
     List(u32, u16, Hash),
     /// The digest over all of the group's chunks, and some of them in order.
     Group(u32, Hash, Vec<Hash>),
-    /// The leases of a chunk. Answered by `Terms`.
-    Leases(u32, Hash),
-    /// They are these.
-    Terms(u32, Vec<LeaseTerms>),
 }
 
 /// Why bytes are not a frame.
@@ -148,9 +144,7 @@ impl Frame {
             | Frame::Lease(request, _)
             | Frame::Release(request, ..)
             | Frame::List(request, ..)
-            | Frame::Group(request, ..)
-            | Frame::Leases(request, _)
-            | Frame::Terms(request, _) => *request,
+            | Frame::Group(request, ..) => *request,
         }
     }
 
@@ -174,8 +168,6 @@ impl Frame {
             Frame::Release(..) => 29,
             Frame::List(..) => 30,
             Frame::Group(..) => 31,
-            Frame::Leases(..) => 32,
-            Frame::Terms(..) => 33,
         }
     }
 
@@ -248,8 +240,6 @@ impl Frame {
                 out.extend_from_slice(digest.as_bytes());
                 encode_hashes(hashes, out);
             }
-            Frame::Leases(_, hash) => out.extend_from_slice(hash.as_bytes()),
-            Frame::Terms(_, all) => all.iter().for_each(|terms| encode_terms(terms, out)),
         }
     }
 
@@ -287,8 +277,6 @@ impl Frame {
             29 => Frame::Release(request, rest.hash()?, rest.take()?),
             30 => Frame::List(request, rest.group()?, rest.hash()?),
             31 => Frame::Group(request, rest.hash()?, rest.hashes()?),
-            32 => Frame::Leases(request, rest.hash()?),
-            33 => Frame::Terms(request, rest.all(limits::CHUNK_LEASES, Rest::terms)?),
             _ => return Err(WireError::Malformed("its kind is unknown")),
         };
         rest.end(frame)

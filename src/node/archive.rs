@@ -17,6 +17,7 @@ use crate::hash::Hash;
 use crate::key::{PutName, VersionRef};
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
+use crate::node::put::refuse_scope;
 use crate::node::report::{ArchiveReport, Timestamp};
 use crate::node::store::Store;
 use crate::node::width::chunk_widths;
@@ -147,6 +148,7 @@ impl Store {
                 return Err(refuse(format!("it ends before chunk {}; copy the archive again", hash.short())));
             }
         }
+        options.name.iter().try_for_each(|name| refuse_scope(&name.key))?;
         let target = options.name.clone().unwrap_or_else(|| PutName { key: manifest.key.clone(), label: None });
         let (hash, payload) = (first.hash, &first.payload);
         let record = EncodedChunk { hash, plain_len: first.plain_len, codec: first.codec, base: None, payload };

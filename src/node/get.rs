@@ -77,14 +77,7 @@ impl Store {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let get = Get::new(self.version(wanted)?, options, monitor);
-        let bytes = match (&options.part, get.version.manifest.single) {
-            (Part::Whole, true) => get.restore_file(0, target.as_ref())?,
-            (Part::File(path), _) => get.restore_file(get.version.file_index(Some(path))?, target.as_ref())?,
-            (Part::Whole, false) => get.restore_directory(target.as_ref())?,
-            (Part::Tensor { .. } | Part::Range { .. }, _) => get.restore_part(target.as_ref())?,
-        };
-        Ok(get.finish(bytes))
+        self.version(wanted)?.restore(target, options, monitor)
     }
 
     /// Writes `wanted` to `out`, in order, each chunk verified before it is written.
@@ -95,7 +88,31 @@ impl Store {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let get = Get::new(self.version(wanted)?, options, monitor);
+        self.version(wanted)?.restore_to(out, options, monitor)
+    }
+}
+
+impl Version {
+    /// See [`Store::get`].
+    pub(super) fn restore(
+        self,
+        target: impl AsRef<Path>,
+        options: &GetOptions,
+        monitor: &Monitor,
+    ) -> Result<GetReport> {
+        let get = Get::new(self, options, monitor);
+        let bytes = match (&options.part, get.version.manifest.single) {
+            (Part::Whole, true) => get.restore_file(0, target.as_ref())?,
+            (Part::File(path), _) => get.restore_file(get.version.file_index(Some(path))?, target.as_ref())?,
+            (Part::Whole, false) => get.restore_directory(target.as_ref())?,
+            (Part::Tensor { .. } | Part::Range { .. }, _) => get.restore_part(target.as_ref())?,
+        };
+        Ok(get.finish(bytes))
+    }
+
+    /// See [`Store::get_to`].
+    pub(super) fn restore_to(self, out: &mut dyn Write, options: &GetOptions, monitor: &Monitor) -> Result<GetReport> {
+        let get = Get::new(self, options, monitor);
         let bytes = get.stream(out, &|error| Error::io("write", "the output", error))?;
         Ok(get.finish(bytes))
     }
@@ -126,6 +143,10 @@ impl<'a> Get<'a> {
             from_cache: self.sources.cache.into_inner(),
             from_store: self.sources.store.into_inner(),
             resumed: self.sources.resumed.into_inner(),
+            from_peers: 0,
+            peer_deltas: 0,
+            lookups: 0,
+            received_bytes: 0,
         }
     }
 

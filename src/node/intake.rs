@@ -46,11 +46,6 @@ impl StoreIntake {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(LeasedChunk { hash, home, stored_len });
     }
 
-    /// Bytes that were stored so far.
-    pub(crate) fn stored_bytes(&self) -> u64 {
-        self.session.stored_bytes()
-    }
-
     fn verify(&self, worker: &mut Worker, parcel: &Parcel) -> Result<Taken> {
         if let Some(base) = &parcel.base {
             // Relied on from here on, so that no collection takes it before the difference is stored.

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use crate::chunk::{ChunkRef, ElementWidth, Span};
 use crate::error::Result;
 use crate::hash::Hash;
-use crate::manifest::Manifest;
+#[cfg(feature = "net")]
+use crate::key::Key;
+use crate::manifest::{FileEntry, Manifest, RegularFile};
 use crate::monitor::Monitor;
 use crate::node::base::{BASE_VERSIONS, Bases, Facing, placed};
 use crate::node::store::Store;
@@ -38,6 +40,43 @@ pub(super) struct Lineages {
     based_on: HashMap<Hash, u32>,
 }
 
+/// What the chunks of a file of a stored manifest face in the versions of `others`.
+fn facing_of(entry: &FileEntry, regular: &RegularFile, others: &mut Bases<'_>) -> Result<Facing> {
+    let segments = regular.segments.iter().map(|segment| Segment {
+        name: segment.name.clone(),
+        dtype: segment.dtype.clone(),
+        shape: segment.shape.clone(),
+        span: segment.span,
+        tensor: segment.tensor,
+    });
+    let layout = Layout { format: Format::Opaque, segments: segments.collect() };
+    match regular.segments.is_empty() {
+        true => {
+            let chunks = others.plain_file(&entry.path, |len| len == regular.len)?;
+            Ok(Facing::in_place(placed(chunks.unwrap_or_default())))
+        }
+        false => others.facing(&entry.path, &layout, regular.len),
+    }
+}
+
+/// For each chunk of `manifest` the one that it faces in the versions of `key` that are stored, where there is one.
+#[cfg(feature = "net")]
+pub(super) fn faced_chunks(store: &Store, key: &Key, manifest: &Manifest) -> Result<Vec<Option<ChunkRef>>> {
+    let stored = store.refs_of(key)?.versions.into_values().rev().take(BASE_VERSIONS);
+    let mut others = Bases::new(store, stored.map(|entry| entry.manifest).collect());
+    let mut faced = vec![None; manifest.chunks.len()];
+    for (file, entry) in manifest.files.iter().enumerate() {
+        let Some(regular) = entry.regular() else { continue };
+        let facing = facing_of(entry, regular, &mut others)?;
+        for (index, span) in manifest.chunks_overlapping(file, Span::new(0, regular.len)) {
+            if let Some(place) = faced.get_mut(index) {
+                *place = facing.in_place_of(span);
+            }
+        }
+    }
+    Ok(faced)
+}
+
 impl Lineages {
     /// Reads the manifests in `versions`, the newest first.
     pub(super) fn of(store: &Store, versions: &[Hash], monitor: &Monitor) -> Result<Lineages> {
@@ -54,21 +93,7 @@ impl Lineages {
         let widths = chunk_widths(manifest);
         for (file, entry) in manifest.files.iter().enumerate() {
             let Some(regular) = entry.regular() else { continue };
-            let segments = regular.segments.iter().map(|segment| Segment {
-                name: segment.name.clone(),
-                dtype: segment.dtype.clone(),
-                shape: segment.shape.clone(),
-                span: segment.span,
-                tensor: segment.tensor,
-            });
-            let layout = Layout { format: Format::Opaque, segments: segments.collect() };
-            let facing = match regular.segments.is_empty() {
-                true => {
-                    let chunks = newer.plain_file(&entry.path, |len| len == regular.len)?;
-                    Facing::in_place(placed(chunks.unwrap_or_default()))
-                }
-                false => newer.facing(&entry.path, &layout, regular.len)?,
-            };
+            let facing = facing_of(entry, regular, newer)?;
             let whole = Span::new(0, regular.len);
             for (index, span) in manifest.chunks_overlapping(file, whole) {
                 if let (Some(chunk), Some(width)) = (manifest.chunks.get(index), widths.get(index)) {

@@ -34,8 +34,7 @@ impl Store {
 
     /// The versions of `key`, the oldest first.
     pub fn log(&self, key: &Key) -> Result<Vec<VersionSummary>> {
-        let refs = self.key_refs(key)?;
-        Ok(refs.versions.keys().filter_map(|&number| version_summary(&refs, number)).collect())
+        Ok(summaries(&self.key_refs(key)?))
     }
 
     /// One version: its files, their tensors, and what each costs and shares with the version before.
@@ -240,6 +239,11 @@ fn chunk_hashes(chunks: &[crate::chunk::ChunkRef]) -> HashMap<Hash, u64> {
 
 pub(super) fn labels_of(refs: &KeyRefs, number: u64) -> Vec<Label> {
     refs.labels.iter().filter(|&(_, &labelled)| labelled == number).map(|(label, _)| label.clone()).collect()
+}
+
+/// The versions of a key, the oldest first.
+pub(super) fn summaries(refs: &KeyRefs) -> Vec<VersionSummary> {
+    refs.versions.keys().filter_map(|&number| version_summary(refs, number)).collect()
 }
 
 fn version_summary(refs: &KeyRefs, number: u64) -> Option<VersionSummary> {

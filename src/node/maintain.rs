@@ -77,6 +77,7 @@ impl Store {
         wanted: &VersionRef,
         changes: impl FnOnce(u64, &KeyRefs) -> Result<Vec<RefChange>>,
     ) -> Result<RefReport> {
+        let wanted = &self.canonical_version(wanted)?;
         let mut number = 0;
         self.inner.chunks.commit_refs(|| {
             number = self.resolve(wanted)?.0;
@@ -146,7 +147,9 @@ impl Store {
     /// not known.
     pub(super) fn mark(&self, live: &mut LiveSet, stays: &dyn Fn(&Key, u64) -> bool, monitor: &Monitor) -> Result<()> {
         if let Some(leases) = self.existing_leases()? {
-            leases.live(Timestamp::now().0, &mut |hash| drop(live.insert(hash)))?;
+            leases.live(Timestamp::now().0, &mut |hash| {
+                live.insert(hash);
+            })?;
         }
         for (key, refs) in self.inner.chunks.all_refs("")? {
             for (number, entry) in &refs.versions {

@@ -7,6 +7,8 @@
 //!   `ingest` (cut, hash, look up, encode, append) → `put` again (manifest) → `commit`;
 //! - get: `version` (key to manifest) → `get` (where it goes) → `fetch` (cache, packs, hash check) → `get` again (rename).
 
+mod adopt;
+mod alias;
 mod archive;
 mod base;
 mod blob_hash;
@@ -23,6 +25,8 @@ mod leases;
 mod lineage;
 mod list;
 mod maintain;
+#[cfg(feature = "net")]
+mod online;
 mod payload;
 mod put;
 mod report;
@@ -41,11 +45,13 @@ pub use config::Config;
 pub use get::{GetOptions, Part};
 pub use leases::{Lease, LeasedChunk, Leases};
 pub use maintain::GcOptions;
+#[cfg(feature = "net")]
+pub use online::{Health, Node, NodeOptions, PeerSummary};
 pub use payload::Payload;
 pub use put::{DeltaBase, PutOptions};
 pub use report::{
     ArchiveReport, CodecUse, CompactReport, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport,
-    KeySummary, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
+    KeySummary, NetPut, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
 };
 pub use store::{Store, StoreOptions};
 pub use version::Version;

@@ -69,6 +69,7 @@ impl Store {
         monitor: &Monitor,
     ) -> Result<PutReport> {
         let started = Instant::now();
+        refuse_scope(&name.key)?;
         let session = self.inner.chunks.begin()?;
         let earlier: Vec<Hash> =
             self.known_refs(&name.key)?.versions.into_values().map(|entry| entry.manifest).collect();
@@ -276,8 +277,21 @@ impl Put<'_> {
             new_chunks: self.session.new_chunks(),
             delta_chunks: self.session.delta_chunks(),
             stored_bytes: self.session.stored_bytes(),
+            network: None,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+}
+
+/// Only the holder of a scope's key publishes under it, and does so without naming it.
+pub(super) fn refuse_scope(key: &Key) -> Result<()> {
+    match key.scope() {
+        None => Ok(()),
+        Some(_) => Err(Error::Syntax {
+            what: "key",
+            input: key.to_string(),
+            why: "a version is put without a scope: it is then in the scope of this store's identity".to_owned(),
+        }),
     }
 }
 

@@ -62,8 +62,23 @@ pub struct PutReport {
     pub delta_chunks: u64,
     /// Bytes that the packs grew by.
     pub stored_bytes: u64,
+    /// What the network did, where there is one.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetPut>,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// What a put did in the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NetPut {
+    /// The fewest peers, this one included, that keep one of the chunks.
+    pub replicas: u64,
+    /// Lookups that it took to find them.
+    pub lookups: u64,
+    /// Encoded bytes of the chunks that were sent.
+    pub sent_bytes: u64,
 }
 
 /// What a get restored.
@@ -86,6 +101,14 @@ pub struct GetReport {
     pub from_store: u64,
     /// Chunks that an interrupted get had restored, and that were verified where they lay.
     pub resumed: u64,
+    /// Chunks that came from peers.
+    pub from_peers: u64,
+    /// How many of those came as differences to chunks that were here.
+    pub peer_deltas: u64,
+    /// Lookups in the network.
+    pub lookups: u64,
+    /// Bytes received from peers, of chunks and all that is said about them.
+    pub received_bytes: u64,
 }
 
 /// Something that a verification found damaged.

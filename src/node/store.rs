@@ -240,6 +240,7 @@ impl Store {
     /// The refs of a key. Before one is taken for new: is the index that says so sound? A version hidden by an altered page would
     /// lose its number to the next one.
     pub(super) fn known_refs(&self, key: &Key) -> Result<KeyRefs> {
+        let key = &self.canonical(key)?;
         let refs = self.inner.chunks.refs(key)?;
         match refs.versions.is_empty() && self.inner.chunks.mend_index()? {
             true => self.inner.chunks.refs(key),
@@ -273,9 +274,20 @@ impl Store {
         find_version(&refs, wanted).ok_or_else(|| unknown_version(wanted, &refs))
     }
 
+    /// The refs of a key as they are; none for one that has no versions.
+    #[cfg(feature = "net")]
+    pub(super) fn refs_of(&self, key: &Key) -> Result<KeyRefs> {
+        self.inner.chunks.refs(key)
+    }
+
+    /// The bytes of a manifest, verified.
+    pub(super) fn manifest_bytes(&self, hash: &Hash) -> Result<Vec<u8>> {
+        self.inner.chunks.reader().read_manifest(hash)
+    }
+
     /// The manifest of a version, decoded and checked.
     pub(super) fn manifest(&self, hash: &Hash) -> Result<Manifest> {
-        let bytes = self.inner.chunks.reader().read_manifest(hash)?;
+        let bytes = self.manifest_bytes(hash)?;
         Manifest::decode(&bytes).map_err(|why| Error::Damaged {
             what: "manifest",
             place: format!("manifest {}", hash.short()),
@@ -284,7 +296,7 @@ impl Store {
     }
 }
 
-fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, VersionEntry)> {
+pub(super) fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, VersionEntry)> {
     let number = match &wanted.version {
         VersionSpec::Latest => refs.versions.last_key_value().map(|(number, _)| *number),
         VersionSpec::Number(number) => Some(*number),
@@ -297,7 +309,7 @@ fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, VersionEntr
     refs.versions.get(&number).map(|entry| (number, entry.clone()))
 }
 
-fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {
+pub(super) fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {
     let (what, name) = match &wanted.version {
         VersionSpec::Latest => ("version", "latest".to_owned()),
         VersionSpec::Number(number) => ("version", number.to_string()),

@@ -26,6 +26,7 @@ pub struct Version {
 impl Store {
     /// Opens the version that `wanted` names, and checks its manifest.
     pub fn version(&self, wanted: &VersionRef) -> Result<Version> {
+        let wanted = &self.canonical_version(wanted)?;
         let (number, entry) = self.resolve(wanted)?;
         let manifest = self.manifest(&entry.manifest)?;
         Ok(Version { store: self.clone(), key: wanted.key.clone(), number, entry, manifest })

@@ -271,7 +271,14 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Makes sure that no program which does not know deltas opens the store. The caller holds the lock on `chains`.
+    /// Makes sure that no program opens the store which knows neither deltas nor versions of other scopes.
+    pub fn raise_format(&self) -> Result<()> {
+        // The lock orders the change before whatever relies on it.
+        let _chains = lock(&self.inner.chains);
+        self.allow_deltas()
+    }
+
+    /// As [`raise_format`](ChunkStore::raise_format). The caller holds the lock on `chains`.
     pub(super) fn allow_deltas(&self) -> Result<()> {
         if let Some(directory) = &self.inner.options.directory
             && !self.inner.deltas_allowed.load(Ordering::Relaxed)

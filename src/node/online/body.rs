@@ -1,0 +1,52 @@
+//! Documents that travel as chunks: manifests, catalogues, listings.
+
+use crate::chunk::{Codec, Intake as _, LeaseTerms, Parcel, Taken};
+use crate::codec::{Effort, Encoder};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::limits;
+use crate::net::push::Homed;
+use crate::net::record::Body;
+use crate::node::source::home_of;
+use crate::node::store::Store;
+
+/// A document as a record names it, and the chunks that it is made of.
+pub(super) struct Document {
+    pub(super) body: Body,
+    pub(super) chunks: Vec<Homed>,
+}
+
+impl Store {
+    /// Stores `bytes` as chunks under a lease of `terms`, so that they can be placed like others.
+    pub(super) fn store_document(&self, bytes: &[u8], terms: LeaseTerms) -> Result<Document> {
+        let intake = self.intake(terms)?;
+        let mut encoder = Encoder::new(Effort::Default);
+        let mut chunks = Vec::new();
+        let mut list = Vec::new();
+        let mut store = |plain: &[u8]| -> Result<Hash> {
+            let (hash, mut payload) = (Hash::of(plain), Vec::new());
+            let codec = encoder.encode(plain, crate::chunk::ElementWidth::One, &mut payload);
+            if codec == Codec::Raw {
+                payload = plain.to_vec();
+            }
+            let (home, plain_len) = (home_of(&hash), plain.len() as u32);
+            match intake.take(&Parcel { hash, home, plain_len, codec, base: None, payload })? {
+                Taken::Stored | Taken::Known => {}
+                // Encoded here a moment ago, it can only be wrong if this machine is.
+                Taken::NeedsBase | Taken::Wrong(_) => {
+                    let why = "a chunk that was just encoded does not decode".to_owned();
+                    return Err(Error::Damaged { what: "chunk", place: hash.short(), why });
+                }
+            }
+            chunks.push((hash, home));
+            Ok(hash)
+        };
+        for piece in bytes.chunks(limits::CHUNK_BYTES) {
+            list.extend_from_slice(store(piece)?.as_bytes());
+        }
+        let long = bytes.len() > limits::CHUNK_BYTES;
+        let pieces = if long { Some(store(&list)?) } else { None };
+        intake.commit()?;
+        Ok(Document { body: Body { hash: Hash::of(bytes), len: bytes.len() as u64, pieces }, chunks })
+    }
+}

@@ -1,0 +1,228 @@
+//! From a name to a manifest: record → catalogue → manifest, each proved by the one before. The record is proved by its signature.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use libp2p::kad;
+
+use crate::chunk::{ChunkRef, LeaseTerms};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::identity::ScopeKey;
+use crate::key::{Key, Scope, VersionRef};
+use crate::limits;
+use crate::monitor::Monitor;
+use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
+use crate::net::fetch::{Fetched, PeerList, Wanted, fetch};
+use crate::net::placement::Group;
+use crate::net::record::{Body, Record, SignedRecord};
+use crate::node::intake::StoreIntake;
+use crate::node::online::node::NodeInner;
+use crate::node::online::publish::joined;
+use crate::node::source::home_of;
+use crate::node::store::{find_version, nearest, unknown_version};
+use crate::store::KeyRefs;
+
+/// Answers that a reader of a record asks for.
+const ANSWERS: usize = 3;
+
+/// A chunk to have here: what the manifest says of it, its home, and what it may be a difference to.
+#[derive(Debug, Clone)]
+pub(super) struct Missing {
+    pub(super) chunk: ChunkRef,
+    pub(super) home: [u8; 4],
+    pub(super) bases: Vec<Hash>,
+}
+
+/// A version that was found in the network.
+pub(super) struct FoundVersion {
+    pub(super) number: u64,
+    pub(super) version: CataloguedVersion,
+}
+
+impl NodeInner {
+    /// The newest valid record of `name`; `None` if no peer has one.
+    pub(super) async fn find_record(&self, publisher: &ScopeKey, name: &str) -> Result<Option<SignedRecord>> {
+        let key = Record::key(publisher, name);
+        let found = self.handle.get_record(kad::RecordKey::new(key.as_bytes()), ANSWERS).await?;
+        let seen = self.tables.seen(&key)?.unwrap_or(0);
+        let valid = found.iter().filter_map(|bytes| {
+            let checked = SignedRecord::check(bytes, key.as_bytes(), NodeInner::now(), None);
+            checked.inspect_err(|refusal| tracing::warn!("a record of {name:?} is passed over: {refusal}")).ok()
+        });
+        // What is older than what was seen here before is a replay.
+        let newest = valid.filter(|signed| signed.record.seq >= seen).max_by_key(|signed| signed.record.seq);
+        if let Some(signed) = &newest {
+            self.tables.note_seen(&key, signed.record.seq)?;
+        }
+        Ok(newest)
+    }
+
+    /// The scope and name of a key of somebody else's.
+    pub(super) fn foreign(key: &Key) -> Result<ScopeKey> {
+        match key.scope() {
+            Some(Scope::Key(scope)) => Ok(scope),
+            _ => Err(Error::NotFound {
+                what: "key",
+                name: key.to_string(),
+                place: "the store".to_owned(),
+                nearest: Vec::new(),
+            }),
+        }
+    }
+
+    /// What the network knows of the versions of `key`.
+    pub(super) async fn find_catalogue(&self, key: &Key, monitor: &Monitor) -> Result<Catalogue> {
+        let scope = Self::foreign(key)?;
+        let Some(signed) = self.find_record(&scope, key.name()).await? else {
+            let listed = self.find_listing(&scope, monitor).await.unwrap_or_default();
+            let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
+            return Err(Error::NotFound { what: "key", name: key.name().to_owned(), place: format!("scope @{scope}"), nearest });
+        };
+        let bytes = self.document(signed.record.catalogue, monitor).await?;
+        Catalogue::decode(&bytes).map_err(|why| malformed("catalogue", key, &why.to_string()))
+    }
+
+    /// The keys that `scope` has published.
+    pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
+        let Some(signed) = self.find_record(scope, "").await? else { return Ok(BTreeMap::new()) };
+        let bytes = self.document(signed.record.manifest, monitor).await?;
+        let listing = Listing::decode(&bytes);
+        Ok(listing.map_err(|why| malformed("listing", &scope.to_string(), &why.to_string()))?.keys)
+    }
+
+    /// The version of somebody else's key that `wanted` names.
+    pub(super) async fn find_foreign(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<FoundVersion> {
+        let catalogue = self.find_catalogue(&wanted.key, monitor).await?;
+        let refs = refs_of(&catalogue);
+        let found = find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
+        let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs))?;
+        let version = version.clone();
+        Ok(FoundVersion { number, version })
+    }
+
+    /// A document by its body: from here, else from its holders; verified.
+    pub(super) async fn document(&self, body: Body, monitor: &Monitor) -> Result<Vec<u8>> {
+        let terms = LeaseTerms { manifest: body.hash, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let pieces = match body.pieces {
+            None => vec![ChunkRef { hash: body.hash, len: body.len as u32 }],
+            Some(list) => {
+                let count = body.len.div_ceil(limits::CHUNK_BYTES as u64);
+                let list = ChunkRef { hash: list, len: (count * Hash::LEN as u64) as u32 };
+                let list = self.plain(&[list], terms, monitor).await?;
+                let hashes = list.chunks_exact(Hash::LEN).filter_map(Hash::from_slice).enumerate();
+                let len = |index: usize| {
+                    (body.len - index as u64 * limits::CHUNK_BYTES as u64).min(limits::CHUNK_BYTES as u64) as u32
+                };
+                hashes.map(|(index, hash)| ChunkRef { hash, len: len(index) }).collect()
+            }
+        };
+        let bytes = self.plain(&pieces, terms, monitor).await?;
+        match Hash::of(&bytes) == body.hash {
+            true => Ok(bytes),
+            false => Err(malformed("document", &body.hash, "its pieces do not come to its hash")),
+        }
+    }
+
+    /// The plain bytes of chunks one after another.
+    async fn plain(&self, chunks: &[ChunkRef], terms: LeaseTerms, monitor: &Monitor) -> Result<Vec<u8>> {
+        let missing = chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
+        let intake = Arc::new(self.store.intake(terms)?);
+        self.bring(missing.collect(), Arc::clone(&intake), monitor).await?;
+        let (store, chunks) = (self.store.clone(), chunks.to_vec());
+        joined(tokio::task::spawn_blocking(move || {
+            let mut reader = store.inner.chunks.reader();
+            let mut bytes = Vec::new();
+            for chunk in &chunks {
+                let start = bytes.len();
+                bytes.resize(start + chunk.len as usize, 0);
+                reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
+            }
+            drop(intake);
+            Ok(bytes)
+        }).await)
+    }
+
+    /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error.
+    pub(super) async fn bring(&self, wanted: Vec<Missing>, intake: Arc<StoreIntake>, monitor: &Monitor) -> Result<Fetched> {
+        let mut total = Fetched::default();
+        let held = Arc::clone(&intake);
+        let mut missing = joined(tokio::task::spawn_blocking(move || {
+            use crate::chunk::Intake as _;
+            let mut missing = Vec::new();
+            let mut seen = std::collections::HashSet::new();
+            for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
+                if !held.hold(&wanted.chunk.hash, wanted.home)? {
+                    missing.push(wanted);
+                }
+            }
+            Ok(missing)
+        }).await)?;
+        for attempt in 0..2 {
+            if missing.is_empty() {
+                break;
+            }
+            if attempt > 0 {
+                // Nobody of those who should have them gave them: who should may have changed.
+                self.resolver.clear();
+            }
+            let (peers, list) = self.holders_of(&missing).await?;
+            let fetched = fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
+            total.chunks += fetched.chunks;
+            total.deltas += fetched.deltas;
+            total.bytes += fetched.bytes;
+            total.liars.extend(fetched.liars);
+            let lost: std::collections::HashSet<u32> = fetched.lost.into_iter().collect();
+            let mut place = 0;
+            missing.retain(|_| {
+                place += 1;
+                lost.contains(&(place - 1))
+            });
+        }
+        joined(tokio::task::spawn_blocking(move || {
+            use crate::chunk::Intake as _;
+            intake.commit()
+        }).await)?;
+        match missing.first() {
+            None => Ok(total),
+            Some(first) => Err(Error::Network {
+                what: "fetching",
+                why: format!(
+                    "{} of the chunks (the first is {}) could be had from no peer; try again when more peers are in reach",
+                    missing.len(),
+                    first.chunk.hash.short()
+                ),
+            }),
+        }
+    }
+
+    async fn holders_of(&self, missing: &[Missing]) -> Result<(Vec<crate::net::event_loop::PeerAddresses>, Vec<Wanted>)> {
+        let groups: BTreeSet<Group> = missing.iter().map(|missing| Group::of(missing.home)).collect();
+        let holders: HashMap<Group, _> = self.resolver.holders(&groups).await?;
+        let mut peers = PeerList::default();
+        let own = self.handle.own();
+        let list = missing.iter().map(|missing| {
+            let ranked = holders.get(&Group::of(missing.home)).map(Vec::as_slice).unwrap_or_default();
+            let others = ranked.iter().filter(|peer| peer.peer != own);
+            let holders = others.map(|peer| peers.place(peer)).collect();
+            let bases = missing.bases.iter().copied().take(limits::GET_BASES).collect();
+            Wanted { hash: missing.chunk.hash, len: missing.chunk.len, bases, holders }
+        });
+        let list = list.collect();
+        Ok((peers.peers, list))
+    }
+}
+
+/// A catalogue in the form in which the store keeps refs.
+pub(super) fn refs_of(catalogue: &Catalogue) -> KeyRefs {
+    let mut refs = KeyRefs::default();
+    for (number, version) in &catalogue.versions {
+        refs.versions.insert(*number, version.entry.clone());
+        refs.labels.extend(version.labels.iter().map(|label| (label.clone(), *number)));
+    }
+    refs
+}
+
+fn malformed(what: &'static str, of: &dyn std::fmt::Display, why: &str) -> Error {
+    Error::Network { what: "what a record points at", why: format!("the {what} of {of} is malformed: {why}") }
+}

@@ -1,0 +1,19 @@
+//! A node: a store and the network, joined. Everything that a store does it does as well, and what is put reaches its peers.
+//!
+//! - `node`: starting, the parts, and the end of it;
+//! - put: `publish` (the versions of a key: place their chunks, then the record) → `place` (chunks to holders, with an honest quorum);
+//! - get: `find` (key → record → catalogue → manifest) → `pull` (the chunks that are not here) → the store's own get;
+//! - `keeper` answers peers, `upkeep` renews, republishes and repairs, `overview` tells how the node is.
+
+mod body;
+mod find;
+mod keeper;
+mod node;
+mod overview;
+mod place;
+mod publish;
+mod pull;
+mod upkeep;
+
+pub use node::{Node, NodeOptions};
+pub use overview::{Health, PeerSummary};

@@ -1,0 +1,131 @@
+//! How the node is, and who its peers are: what `health` and `peers` tell.
+
+use std::sync::atomic::Ordering;
+
+use libp2p::PeerId;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::net::event_loop::PeerAddresses;
+use crate::node::online::node::{Node, NodeInner};
+
+/// How a node is.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// Its id as a peer.
+    pub peer_id: String,
+    /// The scope that it publishes under.
+    pub scope: crate::ScopeKey,
+    /// The network that it is in.
+    pub network_id: String,
+    /// Addresses that it listens on.
+    pub listen: Vec<String>,
+    /// Peers with a connection.
+    pub connected_peers: usize,
+    /// Peers in the routing table.
+    pub known_peers: usize,
+    /// Peers in each bucket of the routing table that is not empty.
+    pub bucket_sizes: Vec<usize>,
+    /// Keys of this store.
+    pub stored_keys: u64,
+    /// Chunks of this store, those kept for others included.
+    pub stored_chunks: u64,
+    /// Their bytes on disk.
+    pub stored_bytes: u64,
+    /// Leases of others on chunks that are kept here.
+    pub leases: usize,
+    /// Chunks that the last comparison found on too few peers.
+    pub under_replicated: u64,
+    /// Records that were refused.
+    pub refused_records: u64,
+    /// Chunks that peers put here and that did not match their hash.
+    pub wrong_chunks: u64,
+    /// Requests of peers that were refused.
+    pub refused_requests: u64,
+    /// Streams of peers that ended in an error.
+    pub broken_streams: u64,
+    /// Bytes sent to peers.
+    pub sent_bytes: u64,
+    /// Bytes received from peers.
+    pub received_bytes: u64,
+    /// How long the node runs.
+    pub uptime_seconds: f64,
+}
+
+/// A peer that the node knows.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct PeerSummary {
+    /// Its id.
+    pub peer_id: String,
+    /// Where it says that it listens.
+    pub addresses: Vec<String>,
+    /// True while there is a connection.
+    pub connected: bool,
+    /// True if it sent wrong chunks and is not asked for now.
+    pub banned: bool,
+}
+
+impl Node {
+    /// How the node is.
+    pub fn health(&self) -> Result<Health> {
+        let view = self.block_on(self.inner.handle.view())?;
+        let stat = self.inner.store.stat()?;
+        let leases = self.inner.store.leases()?.all();
+        let (links, served) = (&self.inner.links, &self.inner.served);
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(Health {
+            peer_id: self.peer_id().to_string(),
+            scope: self.scope(),
+            network_id: self.inner.config.network_id.clone(),
+            listen: view.listening.iter().map(ToString::to_string).collect(),
+            connected_peers: view.connected.len(),
+            known_peers: view.known.len(),
+            bucket_sizes: view.bucket_sizes,
+            stored_keys: stat.keys,
+            stored_chunks: stat.chunks,
+            stored_bytes: stat.stored_bytes,
+            leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
+            under_replicated: count(&self.inner.under_replicated),
+            refused_records: count(&self.inner.refused_records),
+            wrong_chunks: count(&served.wrong_chunks),
+            refused_requests: count(&served.refused_requests),
+            broken_streams: count(&served.broken_streams),
+            sent_bytes: count(&served.sent_bytes) + count(&links.sent_bytes),
+            received_bytes: count(&served.received_bytes) + count(&links.received_bytes),
+            uptime_seconds: self.inner.started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The peers that the node is connected to or knows, by id.
+    pub fn peers(&self) -> Result<Vec<PeerSummary>> {
+        let view = self.block_on(self.inner.handle.view())?;
+        let banned = self.inner.links.banned();
+        let connected: Vec<PeerId> = view.connected.iter().map(|peer| peer.peer).collect();
+        let known = view.known.into_iter().chain(view.connected);
+        let mut peers: Vec<PeerAddresses> = known.collect();
+        peers.sort_by_key(|peer| (peer.peer, std::cmp::Reverse(peer.addresses.len())));
+        peers.dedup_by_key(|peer| peer.peer);
+        let summary = |peer: PeerAddresses| PeerSummary {
+            peer_id: peer.peer.to_string(),
+            addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            connected: connected.contains(&peer.peer),
+            banned: banned.contains(&peer.peer),
+        };
+        Ok(peers.into_iter().map(summary).collect())
+    }
+
+    /// The peers closest to `key` by XOR of their places in the keyspace, the closest first, found by a lookup.
+    pub fn find_closest(&self, key: &[u8]) -> Result<Vec<PeerId>> {
+        let found = self.block_on(self.inner.handle.closest(key.to_vec()))?;
+        Ok(found.peers.into_iter().map(|peer| peer.peer).collect())
+    }
+}
+
+impl NodeInner {
+    /// Peers with a connection.
+    pub(super) async fn connected(&self) -> Result<usize> {
+        Ok(self.handle.view().await?.connected.len())
+    }
+}

@@ -1,0 +1,130 @@
+//! Placing chunks: each goes to the peers that its group belongs to, and counts as kept when a majority of them has acknowledged it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+
+use crate::chunk::{ChunkSource, Intake as _, LeaseTerms};
+use crate::error::Result;
+use crate::hash::Hash;
+use crate::monitor::Monitor;
+use crate::net::event_loop::PeerAddresses;
+use crate::net::placement::Group;
+use crate::net::push::{Homed, Pushed, push};
+use crate::node::online::node::NodeInner;
+
+/// Peers that are put to at the same time.
+const PEERS_AT_ONCE: usize = 8;
+
+/// What a placement came to.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Placed {
+    /// All different chunks.
+    pub(crate) chunks: usize,
+    /// Chunks that fewer peers keep than must.
+    pub(crate) short: usize,
+    /// Chunks that fewer peers keep than should.
+    pub(crate) incomplete: usize,
+    /// The fewest peers that keep one of the chunks.
+    pub(crate) fewest: usize,
+    /// Peers that were found to hold chunks, this one included.
+    pub(crate) peers: usize,
+    /// Encoded bytes of the chunks that were sent.
+    pub(crate) sent_bytes: u64,
+    pub(crate) sent_chunks: u64,
+    pub(crate) sent_deltas: u64,
+}
+
+impl NodeInner {
+    /// Places `chunks` under a lease of `terms` on their holders. Peers that fail are replaced by the next in rank.
+    pub(super) async fn place(&self, chunks: &[Homed], terms: LeaseTerms, monitor: &Monitor) -> Result<Placed> {
+        let mut unique = HashSet::new();
+        let chunks: Vec<Homed> = chunks.iter().filter(|(hash, _)| unique.insert(*hash)).copied().collect();
+        let groups: BTreeSet<Group> = chunks.iter().map(|(_, home)| Group::of(*home)).collect();
+        let holders = self.resolver.holders(&groups).await?;
+        let peers: HashSet<_> = holders.values().flatten().map(|peer| peer.peer).collect();
+        let mut placed = Placed { chunks: chunks.len(), peers: peers.len(), ..Placed::default() };
+        let mut keepers: HashMap<Hash, usize> = chunks.iter().map(|(hash, _)| (*hash, 0)).collect();
+        let replicas = self.config.replication_factor;
+        let ranks = holders.values().map(Vec::len).max().unwrap_or(0);
+        // The first R in rank together; then, only for what they left undone, the others one after another.
+        let mut steps = vec![0..replicas.min(ranks)];
+        steps.extend((replicas..ranks).map(|rank| rank..rank + 1));
+        for ranks in steps {
+            let mut by_peer: HashMap<_, (PeerAddresses, Vec<Homed>)> = HashMap::new();
+            for chunk in &chunks {
+                if keepers.get(&chunk.0).is_some_and(|keepers| *keepers >= replicas) {
+                    continue;
+                }
+                let there = holders.get(&Group::of(chunk.1)).map(Vec::as_slice).unwrap_or_default();
+                for peer in there.get(ranks.clone()).or_else(|| there.get(ranks.start..)).unwrap_or_default() {
+                    by_peer.entry(peer.peer).or_insert_with(|| (peer.clone(), Vec::new())).1.push(*chunk);
+                }
+            }
+            if by_peer.is_empty() {
+                break;
+            }
+            let pushes = by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, monitor));
+            let mut pushes = futures::stream::iter(pushes).buffer_unordered(PEERS_AT_ONCE);
+            while let Some((peer, pushed)) = pushes.next().await {
+                let pushed = self.judge(peer, pushed?);
+                placed.sent_bytes += pushed.sent_bytes;
+                placed.sent_chunks += pushed.sent;
+                placed.sent_deltas += pushed.deltas;
+                for hash in pushed.kept {
+                    if let Some(keepers) = keepers.get_mut(&hash) {
+                        *keepers += 1;
+                    }
+                }
+            }
+            monitor.check()?;
+        }
+        placed.fewest = keepers.values().copied().min().unwrap_or(replicas);
+        placed.short = keepers.values().filter(|keepers| **keepers < self.config.quorum()).count();
+        let wanted = |home: &[u8; 4]| holders.get(&Group::of(*home)).map_or(0, Vec::len).min(replicas);
+        let kept = |hash: &Hash| keepers.get(hash).copied().unwrap_or(0);
+        placed.incomplete = chunks.iter().filter(|(hash, home)| kept(hash) < wanted(home).max(1)).count();
+        Ok(placed)
+    }
+
+    /// Puts chunks on one peer, which may be this one.
+    async fn to_peer(
+        &self,
+        peer: PeerAddresses,
+        chunks: Vec<Homed>,
+        terms: LeaseTerms,
+        monitor: &Monitor,
+    ) -> (PeerAddresses, Result<Pushed>) {
+        if peer.peer != self.handle.own() {
+            let source: Arc<dyn ChunkSource> = Arc::new(self.store.clone());
+            let pushed = push(&self.links, &peer, source, &chunks, terms, monitor).await;
+            return (peer, Ok(pushed));
+        }
+        let store = self.store.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            let intake = store.intake(terms)?;
+            let mut kept = Vec::new();
+            for (hash, home) in chunks {
+                if intake.hold(&hash, home)? {
+                    kept.push(hash);
+                }
+            }
+            intake.commit()?;
+            Ok(Pushed { kept, ..Pushed::default() })
+        });
+        let kept = kept.await.unwrap_or_else(|error| {
+            Err(crate::error::Error::io("keep", "chunks under a lease", std::io::Error::other(error)))
+        });
+        (peer, kept)
+    }
+
+    /// A peer that failed is not counted on for now.
+    fn judge(&self, peer: PeerAddresses, pushed: Pushed) -> Pushed {
+        if let Some(error) = &pushed.failed {
+            tracing::info!("{} keeps only some of its chunks: {error}", peer.peer);
+            self.resolver.went(&peer.peer);
+        }
+        pushed
+    }
+}

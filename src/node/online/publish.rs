@@ -1,0 +1,238 @@
+//! Publishing a key: its versions' chunks go where they belong, then its catalogue, and last the signed record that points there.
+//!
+//! Chunks come first, so whoever reads the record finds what it names. The record counts when a majority of the peers that it belongs to
+//! has taken it; then it is read once more. What could not be done is noted, and the upkeep does it when peers come.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use libp2p::kad;
+
+use crate::chunk::LeaseTerms;
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::key::{Key, PutName};
+use crate::limits;
+use crate::manifest::Manifest;
+use crate::monitor::Monitor;
+use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
+use crate::net::record::{Body, Record};
+use crate::net::tables::Published;
+use crate::node::list::labels_of;
+use crate::node::online::node::{Node, NodeInner};
+use crate::node::online::place::Placed;
+use crate::node::payload::Payload;
+use crate::node::put::PutOptions;
+use crate::node::report::{NetPut, PutReport};
+use crate::node::source::home_of;
+use crate::refs::VersionEntry;
+use crate::store::KeyRefs;
+
+impl Node {
+    /// Stores `payload` as the next version of `name`'s key, places its chunks on the peers that they belong to, and publishes the key.
+    ///
+    /// Fails with [`Error::TooFewPeers`] where fewer peers keep it than the quorum asks for; it is stored here all the same, and the node
+    /// finishes the job when peers come.
+    pub fn put(&self, name: &PutName, payload: Payload<'_>, options: &PutOptions, monitor: &Monitor) -> Result<PutReport> {
+        let mut report = self.inner.store.put(name, payload, options, monitor)?;
+        let started = Instant::now();
+        let lookups = self.inner.handle.lookups();
+        monitor.begin("publish", 0);
+        let placed = self.block_on(self.inner.publish_key(&name.key, monitor));
+        monitor.finish();
+        let placed = placed?;
+        report.network = Some(NetPut {
+            replicas: placed.fewest as u64,
+            lookups: self.inner.handle.lookups() - lookups,
+            sent_bytes: placed.sent_bytes,
+        });
+        report.seconds += started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Publishes what changed of `key`: for a label, a removal, or a version that was put without the network.
+    pub fn publish(&self, key: &Key, monitor: &Monitor) -> Result<()> {
+        self.block_on(self.inner.publish_key(key, monitor)).map(drop)
+    }
+}
+
+impl NodeInner {
+    /// Publishes `key` as it is now.
+    pub(super) async fn publish_key(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
+        let _turn = self.publishing.lock().await;
+        let refs = self.store.refs_of(key)?;
+        let mut placed = Placed { fewest: self.config.replication_factor, ..Placed::default() };
+        let mut catalogue = Catalogue::default();
+        for (number, entry) in &refs.versions {
+            let (manifest, version) = self.publish_version(entry, monitor).await?;
+            placed.add(version);
+            let labels = labels_of(&refs, *number);
+            catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
+        }
+        let Some((latest, version)) = catalogue.versions.last_key_value() else {
+            // Nothing is left: the record ends with its time, and the listing no longer names the key.
+            return Ok(placed);
+        };
+        let (latest, manifest) = (*latest, version.manifest);
+        let bytes = catalogue.encode();
+        let chunks = placed.clone();
+        let done = self.publish_record(key.as_str(), latest, Some(manifest), &bytes, monitor).await?;
+        placed.add(done);
+        self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
+        match chunks.short {
+            0 => Ok(placed),
+            short => Err(Error::TooFewPeers {
+                name: format!("{key}@{latest}"),
+                found: chunks.fewest,
+                needed: self.config.quorum(),
+                short,
+                chunks: chunks.chunks,
+                peers: chunks.peers.max(1),
+            }),
+        }
+    }
+
+    /// Sees that a version is where it belongs, unless that was seen not long ago.
+    async fn publish_version(&self, entry: &VersionEntry, monitor: &Monitor) -> Result<(Body, Placed)> {
+        let hash = entry.manifest;
+        let fresh = lock(&self.placed).get(&hash).is_some_and(|at| at.elapsed() < self.config.ttl / 3);
+        let short = entry.manifest_bytes <= limits::CHUNK_BYTES as u64;
+        if fresh && short {
+            let body = Body { hash, len: entry.manifest_bytes, pieces: None };
+            return Ok((body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
+        }
+        let store = self.store.clone();
+        let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = store.manifest_bytes(&hash)?;
+            let manifest = Manifest::decode(&bytes).map_err(|why| Error::Damaged {
+                what: "manifest",
+                place: hash.short(),
+                why: why.to_string(),
+            })?;
+            Ok::<_, Error>((store.store_document(&bytes, terms)?, manifest))
+        });
+        let (document, manifest) = joined(read.await)?;
+        if fresh {
+            return Ok((document.body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
+        }
+        let mut chunks = document.chunks;
+        chunks.extend(manifest.chunks.iter().enumerate().map(|(index, chunk)| {
+            let home = manifest.homes.get(&(index as u32)).copied();
+            (chunk.hash, home.unwrap_or_else(|| home_of(&chunk.hash)))
+        }));
+        let placed = self.place(&chunks, terms, monitor).await?;
+        if placed.incomplete == 0 {
+            lock(&self.placed).insert(hash, Instant::now());
+        }
+        Ok((document.body, placed))
+    }
+
+    /// Places a catalogue or listing, and puts the record that points at it.
+    pub(super) async fn publish_record(
+        &self,
+        name: &str,
+        version: u64,
+        manifest: Option<Body>,
+        bytes: &[u8],
+        monitor: &Monitor,
+    ) -> Result<Placed> {
+        let (store, owned) = (self.store.clone(), bytes.to_vec());
+        let hash = Hash::of(bytes);
+        let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let document = joined(tokio::task::spawn_blocking(move || store.store_document(&owned, terms)).await)?;
+        let placed = self.place(&document.chunks, terms, monitor).await?;
+        let publisher = self.identity.scope();
+        let key = Record::key(&publisher, name);
+        let known = self.tables.published(name)?.map_or(0, |published| published.seq);
+        // Somebody who shares the scope's key may have published meanwhile.
+        let seen = self.find_record(&publisher, name).await?.map_or(0, |signed| signed.record.seq);
+        let seq = known.max(seen).max(self.tables.seen(&key)?.unwrap_or(0)) + 1;
+        let (catalogue, expires_unix_ms) = (document.body, self.lease_end());
+        let manifest = manifest.unwrap_or(catalogue);
+        let record = Record { publisher, name: name.to_owned(), seq, version, manifest, catalogue, expires_unix_ms };
+        let signed = record.sign(&self.identity);
+        self.tables.set_published(name, Published { seq, refs: Hash::default(), complete: false })?;
+        let place = kad::RecordKey::new(key.as_bytes());
+        let peers = self.handle.closest(key.as_bytes().to_vec()).await?.peers;
+        let peers: Vec<_> = peers.into_iter().map(|peer| peer.peer).take(limits::RECORD_REPLICAS.get()).collect();
+        let asked = peers.len();
+        let value = signed.bytes().to_vec();
+        let kept = kad::Record { key: place.clone(), value, publisher: None, expires: None };
+        let took = self.handle.put_record(kept, peers).await?.len();
+        if asked == 0 || took * 2 < asked {
+            return Err(Error::TooFewPeers {
+                name: if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") },
+                found: took,
+                needed: asked / 2 + 1,
+                short: 1,
+                chunks: 1,
+                peers: asked + 1,
+            });
+        }
+        match self.find_record(&publisher, name).await? {
+            Some(found) if found.record.seq >= seq => Ok(placed),
+            _ => Err(Error::Network {
+                what: "the record",
+                why: format!("the record of {name:?} cannot be read back; the node tries again"),
+            }),
+        }
+    }
+
+    fn note_published(&self, name: &str, refs: Hash, complete: bool) -> Result<()> {
+        match self.tables.published(name)? {
+            Some(published) => self.tables.set_published(name, Published { refs, complete, ..published }),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes the list of this scope's keys.
+    pub(super) async fn publish_listing(&self, all: &BTreeMap<Key, KeyRefs>, monitor: &Monitor) -> Result<()> {
+        let _turn = self.publishing.lock().await;
+        let mut listing = Listing::default();
+        for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
+            if let Some((latest, entry)) = refs.versions.last_key_value() {
+                let (versions, bytes) = (refs.versions.len() as u64, entry.bytes);
+                let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms: entry.created_unix_ms };
+                listing.keys.insert(key.clone(), listed);
+            }
+        }
+        let bytes = listing.encode();
+        let placed = self.publish_record("", 0, None, &bytes, monitor).await?;
+        self.note_published("", Hash::of(&bytes), placed.incomplete == 0)
+    }
+}
+
+/// What tells one state of a key's refs from another.
+pub(super) fn fingerprint(refs: &KeyRefs) -> Hash {
+    let mut catalogue = Catalogue::default();
+    for (number, entry) in &refs.versions {
+        let manifest = Body { hash: entry.manifest, len: entry.manifest_bytes, pieces: None };
+        let labels = labels_of(refs, *number);
+        catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
+    }
+    Hash::of(&catalogue.encode())
+}
+
+impl Placed {
+    fn add(&mut self, other: Placed) {
+        self.chunks += other.chunks;
+        self.short += other.short;
+        self.incomplete += other.incomplete;
+        self.fewest = self.fewest.min(other.fewest);
+        self.peers = self.peers.max(other.peers);
+        self.sent_bytes += other.sent_bytes;
+        self.sent_chunks += other.sent_chunks;
+        self.sent_deltas += other.sent_deltas;
+    }
+}
+
+pub(super) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Rows are added and removed whole.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What a task came to that ran on a thread of its own.
+pub(super) fn joined<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    outcome.unwrap_or_else(|error| Err(Error::io("finish", "a task of the node", std::io::Error::other(error))))
+}

@@ -1,0 +1,235 @@
+//! Get from the network: what of a version is not here is fetched, as differences where an earlier version is here; then the store
+//! restores it like any other. A whole version is kept, under the scope of its publisher, until its lease here ends or it is pinned.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::chunk::{Intake as _, LeaseTerms};
+use crate::error::{Error, Result};
+use crate::key::{Key, VersionRef};
+use crate::manifest::{Content, Manifest};
+use crate::monitor::Monitor;
+use crate::net::fetch::Fetched;
+use crate::node::get::{GetOptions, Part};
+use crate::node::lineage::faced_chunks;
+use crate::node::list::summaries;
+use crate::node::online::find::{FoundVersion, Missing, refs_of};
+use crate::node::online::node::{Node, NodeInner};
+use crate::node::online::publish::joined;
+use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
+use crate::node::source::home_of;
+use crate::node::version::Version;
+
+/// How often what has come so far is made durable.
+const PERSIST: Duration = Duration::from_secs(2);
+
+/// What a pull brought.
+struct Pulled {
+    version: Version,
+    fetched: Fetched,
+    lookups: u64,
+    received_bytes: u64,
+}
+
+impl Node {
+    /// As [`Store::get`](crate::Store::get); what is not here comes from peers.
+    pub fn get(
+        &self,
+        wanted: &VersionRef,
+        target: impl AsRef<Path>,
+        options: &GetOptions,
+        monitor: &Monitor,
+    ) -> Result<GetReport> {
+        let pulled = self.pull(wanted, &options.part, monitor)?;
+        let report = pulled.version.clone().restore(target, options, monitor)?;
+        Ok(pulled.report(report))
+    }
+
+    /// As [`Store::get_to`](crate::Store::get_to); what is not here comes from peers.
+    pub fn get_to(
+        &self,
+        wanted: &VersionRef,
+        out: &mut dyn std::io::Write,
+        options: &GetOptions,
+        monitor: &Monitor,
+    ) -> Result<GetReport> {
+        let pulled = self.pull(wanted, &options.part, monitor)?;
+        let report = pulled.version.clone().restore_to(out, options, monitor)?;
+        Ok(pulled.report(report))
+    }
+
+    /// Opens a version, of this store or of another scope, without fetching its chunks.
+    pub fn version(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
+        let wanted = self.inner.store.canonical_version(wanted)?;
+        if self.is_here(&wanted)? {
+            return self.inner.store.version(&wanted);
+        }
+        self.block_on(async { Ok(self.inner.open(&wanted, monitor).await?.0) })
+    }
+
+    /// The versions of a key of any scope.
+    pub fn log(&self, key: &Key, monitor: &Monitor) -> Result<Vec<VersionSummary>> {
+        let key = self.inner.store.canonical(key)?;
+        if key.scope().is_none() {
+            return self.inner.store.log(&key);
+        }
+        match self.block_on(self.inner.find_catalogue(&key, monitor)) {
+            Ok(catalogue) => Ok(summaries(&refs_of(&catalogue))),
+            // Without the network there may still be copies here.
+            Err(error) => self.inner.store.log(&key).map_err(|_| error),
+        }
+    }
+
+    /// The keys that a scope has published.
+    pub fn keys_of(&self, scope: &crate::ScopeKey, monitor: &Monitor) -> Result<Vec<KeySummary>> {
+        let listing = self.block_on(self.inner.find_listing(scope, monitor))?;
+        let summary = |(key, listed): (Key, crate::net::catalogue::ListedKey)| KeySummary {
+            key: key.in_scope(scope),
+            versions: listed.versions,
+            latest: listed.latest,
+            bytes: listed.bytes,
+            created: Timestamp(listed.created_unix_ms),
+        };
+        Ok(listing.into_iter().map(summary).collect())
+    }
+
+    fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
+        match wanted.key.scope() {
+            None => Ok(true),
+            Some(_) => Ok(match &wanted.version {
+                // Only the publisher knows which is the latest, and labels move.
+                crate::VersionSpec::Number(_) | crate::VersionSpec::Manifest(_) => {
+                    self.inner.store.version(wanted).is_ok()
+                }
+                _ => false,
+            }),
+        }
+    }
+
+    fn pull(&self, wanted: &VersionRef, part: &Part, monitor: &Monitor) -> Result<Pulled> {
+        let wanted = self.inner.store.canonical_version(wanted)?;
+        let lookups = self.inner.handle.lookups();
+        let received = self.inner.links.received_bytes.load(Ordering::Relaxed);
+        let (version, fetched) = match self.is_here(&wanted)? {
+            // Its chunks may be damaged or gone; those that are here are not fetched.
+            true => (self.inner.store.version(&wanted)?, Fetched::default()),
+            false => match self.block_on(self.inner.pull_foreign(&wanted, part, monitor)) {
+                Ok(pulled) => pulled,
+                Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
+                    // The publisher is out of reach; a copy that is here is better than none.
+                    let here = self.inner.store.version(&wanted).map_err(|_| error)?;
+                    monitor.warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
+                    (here, Fetched::default())
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Pulled {
+            version,
+            fetched,
+            lookups: self.inner.handle.lookups() - lookups,
+            received_bytes: self.inner.links.received_bytes.load(Ordering::Relaxed) - received,
+        })
+    }
+}
+
+impl Pulled {
+    fn report(self, report: GetReport) -> GetReport {
+        let from_peers = self.fetched.chunks;
+        GetReport {
+            // What came from peers was read from the store afterwards.
+            from_store: report.from_store.saturating_sub(from_peers),
+            from_peers,
+            peer_deltas: self.fetched.deltas,
+            lookups: self.lookups,
+            received_bytes: self.received_bytes,
+            ..report
+        }
+    }
+}
+
+impl NodeInner {
+    /// Finds a version of another scope, and reads its manifest.
+    async fn open(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<(Version, FoundVersion, Vec<u8>)> {
+        let found = self.find_foreign(wanted, monitor).await?;
+        let bytes = self.document(found.version.manifest, monitor).await?;
+        let manifest = Manifest::decode(&bytes).map_err(|why| Error::Network {
+            what: "what a record points at",
+            why: format!("the manifest of {wanted} is malformed: {why}"),
+        })?;
+        let (number, entry) = (found.number, found.version.entry.clone());
+        Ok((Version { store: self.store.clone(), key: wanted.key.clone(), number, entry, manifest }, found, bytes))
+    }
+
+    async fn pull_foreign(&self, wanted: &VersionRef, part: &Part, monitor: &Monitor) -> Result<(Version, Fetched)> {
+        let (version, found, bytes) = self.open(wanted, monitor).await?;
+        let indexes = wanted_chunks(&version, part)?;
+        let whole = indexes.len() == version.manifest.chunks.len();
+        let store = self.store.clone();
+        let (key, manifest) = (wanted.key.clone(), version.manifest.clone());
+        let missing: Vec<Missing> = joined(tokio::task::spawn_blocking(move || {
+            let faced = faced_chunks(&store, &key, &manifest)?;
+            let missing = indexes.into_iter().filter_map(|index| {
+                let chunk = *manifest.chunks.get(index)?;
+                let home = manifest.homes.get(&(index as u32)).copied().unwrap_or_else(|| home_of(&chunk.hash));
+                let bases = faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
+                Some(Missing { chunk, home, bases: bases.into_iter().collect() })
+            });
+            Ok(missing.collect())
+        }).await)?;
+        let bytes_wanted: u64 = missing.iter().map(|missing| u64::from(missing.chunk.len)).sum();
+        monitor.begin("fetch", bytes_wanted);
+        let terms = LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let intake = Arc::new(self.store.intake(terms)?);
+        let persisting = Arc::clone(&intake);
+        let persist = async {
+            loop {
+                tokio::time::sleep(PERSIST).await;
+                let intake = Arc::clone(&persisting);
+                if let Err(error) = joined(tokio::task::spawn_blocking(move || intake.commit()).await) {
+                    return error;
+                }
+            }
+        };
+        let fetched = tokio::select! {
+            fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched?,
+            error = persist => return Err(error),
+        };
+        for liar in &fetched.liars {
+            monitor.warn(&format!("peer {liar} sent wrong chunks; it was dropped, and what it should have given came from others"));
+        }
+        if whole {
+            let (store, key) = (self.store.clone(), wanted.key.clone());
+            let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
+            joined(tokio::task::spawn_blocking(move || store.adopt(&key, number, &bytes, &labels, Some(expires))).await)?;
+        }
+        drop(intake);
+        Ok((version, fetched))
+    }
+}
+
+/// The chunks of the part that is wanted, by their place in the manifest.
+fn wanted_chunks(version: &Version, part: &Part) -> Result<Vec<usize>> {
+    let (file, span) = match part {
+        Part::Whole => return Ok((0..version.manifest.chunks.len()).collect()),
+        Part::File(path) => {
+            let file = version.file_index(Some(path))?;
+            (file, crate::chunk::Span::new(0, version.regular(file)?.len))
+        }
+        Part::Tensor { name, file, .. } => {
+            let (file, segment) = version.find_tensor(file.as_deref(), name)?;
+            (file, segment.span)
+        }
+        Part::Range { file, range: (start, end) } => {
+            let file = version.file_index(file.as_deref())?;
+            let end = end.map_or_else(|| version.regular(file).map(|file| file.len), Ok)?;
+            (file, version.checked_range(file, &(*start..end))?)
+        }
+    };
+    if matches!(version.regular(file)?.content, Content::Inline(_)) {
+        return Ok(Vec::new());
+    }
+    Ok(version.manifest.chunks_overlapping(file, span).map(|(index, _)| index).collect())
+}

@@ -1,0 +1,281 @@
+//! What a node does by itself: it ends what has expired, publishes what is not published yet, renews its leases and records, and compares
+//! the placement groups that it holds with their other holders.
+//!
+//! Everything here may be done twice or by two nodes without harm, and what fails is tried again the next time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rand::Rng as _;
+
+use crate::chunk::LeaseTerms;
+use crate::error::Result;
+use crate::hash::Hash;
+use crate::key::Key;
+use crate::monitor::Monitor;
+use crate::net::event_loop::PeerAddresses;
+use crate::net::framed::StreamError;
+use crate::net::link::unusable;
+use crate::net::placement::Group;
+use crate::net::push::{Homed, push};
+use crate::net::wire::Frame;
+use crate::node::online::node::NodeInner;
+use crate::node::online::publish::{fingerprint, joined, lock};
+use crate::store::KeyRefs;
+
+/// The shortest time between two rounds, whatever wakes them.
+const BREATH: Duration = Duration::from_secs(1);
+
+/// The longest wait for a round that has unfinished business to look after.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Runs until the node is gone.
+pub(super) async fn run(node: Weak<NodeInner>) {
+    let mut state = State::default();
+    loop {
+        let Some(there) = node.upgrade() else { return };
+        let wait = there.wait(state.unfinished);
+        drop(there);
+        if !pause(&node, wait).await {
+            return;
+        }
+        let Some(there) = node.upgrade() else { return };
+        state.round(&there).await;
+        drop(there);
+        tokio::time::sleep(BREATH).await;
+    }
+}
+
+/// Waits for a while, or until the node wants attention; false if it is gone.
+async fn pause(node: &Weak<NodeInner>, wait: Duration) -> bool {
+    // Looked at now and then whether the node is still there, without keeping it.
+    let until = Instant::now() + wait;
+    while Instant::now() < until {
+        let Some(there) = node.upgrade() else { return false };
+        let step = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(500));
+        let woken = tokio::time::timeout(step, there.upkeep.notified()).await.is_ok();
+        drop(there);
+        if woken {
+            return true;
+        }
+    }
+    true
+}
+
+impl NodeInner {
+    /// How long until the next round: a third of what leases last, with some jitter so that nodes do not move in step.
+    fn wait(&self, unfinished: bool) -> Duration {
+        let usual = (self.config.ttl / 3).min(self.config.refresh_interval);
+        let wait = if unfinished { usual.min(RETRY) } else { usual };
+        wait.mul_f64(rand::rng().random_range(0.75..1.0))
+    }
+}
+
+/// What one round leaves for the next.
+#[derive(Default)]
+struct State {
+    unfinished: bool,
+    /// Since when each co-holder does not answer.
+    away: HashMap<libp2p::PeerId, Instant>,
+    renewed: Option<Instant>,
+    compared: Option<Instant>,
+}
+
+impl State {
+    async fn round(&mut self, node: &NodeInner) {
+        let mut unfinished = false;
+        let mut note = |what: &str, done: Result<()>| {
+            if let Err(error) = done {
+                tracing::debug!("{what} is left for later: {error}");
+                unfinished = true;
+            }
+        };
+        note("ending leases", node.expire().await);
+        let renew = self.renewed.is_none_or(|at| at.elapsed() >= node.config.ttl / 3);
+        note("publishing", node.publish_pending(renew).await);
+        if renew {
+            self.renewed = Some(Instant::now());
+        }
+        if node.connected().await.is_ok_and(|peers| peers > 0) {
+            let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
+            let departed = self.away.values().any(|since| since.elapsed() >= node.config.departure);
+            if due || departed || node.under_replicated.load(Ordering::Relaxed) > 0 {
+                note("comparing replicas", node.compare(&mut self.away).await);
+                self.compared = Some(Instant::now());
+            }
+            note("noting peers", node.note_peers().await);
+        }
+        self.unfinished = unfinished || !self.away.is_empty();
+    }
+}
+
+impl NodeInner {
+    async fn expire(&self) -> Result<()> {
+        let store = self.store.clone();
+        joined(tokio::task::spawn_blocking(move || store.leases()?.expire(NodeInner::now()).map(drop)).await)
+    }
+
+    /// Publishes the keys whose refs are not what was published last, and all of them when it is time to renew.
+    async fn publish_pending(&self, renew: bool) -> Result<()> {
+        let store = self.store.clone();
+        let all: BTreeMap<Key, KeyRefs> =
+            joined(tokio::task::spawn_blocking(move || store.inner.chunks.all_refs("")).await)?;
+        if all.is_empty() || self.connected().await? == 0 {
+            return Ok(());
+        }
+        if renew {
+            lock(&self.placed).clear();
+        }
+        let mut first = None;
+        let mut changed = renew;
+        for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
+            let published = self.tables.published(key.as_str())?;
+            let current = published.is_some_and(|published| published.complete && published.refs == fingerprint(refs));
+            if current && !renew {
+                continue;
+            }
+            changed = true;
+            if let Err(error) = self.publish_key(key, &Monitor::none()).await {
+                first.get_or_insert(error);
+            }
+        }
+        let listed = self.tables.published("")?.is_some_and(|published| published.complete);
+        if changed || !listed {
+            self.publish_listing(&all, &Monitor::none()).await?;
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Compares the groups that are held here with their other holders, and brings those what they lack, if this node is the first in rank
+    /// of those that have it. Notes how many chunks are on too few peers.
+    async fn compare(&self, away: &mut HashMap<libp2p::PeerId, Instant>) -> Result<()> {
+        let store = self.store.clone();
+        let groups = joined(tokio::task::spawn_blocking(move || store.leases()?.groups(NodeInner::now())).await)?;
+        let groups = groups.into_iter().filter_map(Group::new).collect();
+        let holders = self.resolver.holders(&groups).await?;
+        let mut missing: HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)> = HashMap::new();
+        let mut short = 0;
+        let mut unreachable = HashSet::new();
+        for group in groups {
+            let ranked = holders.get(&group).map(Vec::as_slice).unwrap_or_default();
+            short += self.compare_group(group, ranked, &mut missing, &mut unreachable).await?;
+        }
+        away.retain(|peer, _| unreachable.contains(peer));
+        for peer in &unreachable {
+            away.entry(*peer).or_insert_with(Instant::now);
+            // Away for so long, it is not counted on any more: others take its place in rank.
+            if away.get(peer).is_some_and(|since| since.elapsed() >= self.config.departure) {
+                self.resolver.went(peer);
+            }
+        }
+        for (peer, chunks) in missing.into_values() {
+            short = short.saturating_sub(self.bring_to(&peer, chunks).await);
+        }
+        self.under_replicated.store(short, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Compares one group. Says how many of its chunks are missing somewhere.
+    async fn compare_group(
+        &self,
+        group: Group,
+        ranked: &[PeerAddresses],
+        missing: &mut HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)>,
+        unreachable: &mut HashSet<libp2p::PeerId>,
+    ) -> Result<u64> {
+        let store = self.store.clone();
+        let own = joined(
+            tokio::task::spawn_blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await,
+        )?;
+        // The first R that answer are the holders for now.
+        let mut others: Vec<(usize, &PeerAddresses, HashSet<Hash>)> = Vec::new();
+        let mut own_rank = None;
+        for (rank, peer) in ranked.iter().enumerate() {
+            if others.len() + usize::from(own_rank.is_some()) >= self.config.replication_factor {
+                break;
+            }
+            if peer.peer == self.handle.own() {
+                own_rank = Some(rank);
+                continue;
+            }
+            match self.list(peer, group).await {
+                Ok(hashes) => others.push((rank, peer, hashes)),
+                Err(error) => {
+                    tracing::debug!("{error}");
+                    unreachable.insert(peer.peer);
+                }
+            }
+        }
+        let mut short = 0;
+        for (hash, home) in own {
+            let lacking = others.iter().filter(|(.., hashes)| !hashes.contains(&hash));
+            let first = others.iter().filter(|(.., hashes)| hashes.contains(&hash)).map(|(rank, ..)| *rank).min();
+            // Who is first in rank of those that have it brings it; one that is no holder any more, only if no holder has it.
+            let mine = own_rank.map_or(first.is_none(), |own| first.is_none_or(|first| own < first));
+            let mut lacks = false;
+            for (_, peer, _) in lacking {
+                lacks = true;
+                if mine {
+                    let store = self.store.clone();
+                    let terms = tokio::task::spawn_blocking(move || {
+                        store.leases()?.of_chunk(&hash, home, NodeInner::now())
+                    });
+                    let entry = missing.entry(peer.peer).or_insert_with(|| ((*peer).clone(), Vec::new()));
+                    entry.1.push(((hash, home), joined(terms.await)?));
+                }
+            }
+            short += u64::from(lacks);
+        }
+        Ok(short)
+    }
+
+    /// The leased chunks of a group on a peer.
+    async fn list(&self, peer: &PeerAddresses, group: Group) -> Result<HashSet<Hash>> {
+        let link = self.links.to(peer).await?;
+        let mut all = HashSet::new();
+        let mut behind = Hash::default();
+        loop {
+            let answer = link.ask(|request| Frame::List(request, group.number(), behind)).await;
+            let answer = answer.map_err(|error| unusable(&peer.peer, &error.to_string()))?;
+            let Frame::Group(_, _, hashes) = answer.frame else {
+                return Err(unusable(&peer.peer, &StreamError::Unfitting.to_string()));
+            };
+            let full = hashes.len() == crate::limits::HAVE_HASHES;
+            match hashes.last() {
+                // A list that does not go on would never end.
+                Some(last) if full && *last > behind => behind = *last,
+                _ => {
+                    all.extend(hashes);
+                    return Ok(all);
+                }
+            }
+            all.extend(hashes);
+        }
+    }
+
+    /// Brings chunks to a peer under the leases that they have here. Says how many it keeps now.
+    async fn bring_to(&self, peer: &PeerAddresses, chunks: Vec<(Homed, Vec<LeaseTerms>)>) -> u64 {
+        let mut by_terms: HashMap<(Hash, [u8; 32]), (LeaseTerms, Vec<Homed>)> = HashMap::new();
+        for (chunk, leases) in chunks {
+            for terms in leases {
+                let lease = by_terms.entry((terms.manifest, terms.owner)).or_insert((terms, Vec::new()));
+                lease.1.push(chunk);
+            }
+        }
+        let mut kept = HashSet::new();
+        for (terms, chunks) in by_terms.into_values() {
+            let source = std::sync::Arc::new(self.store.clone());
+            let pushed = push(&self.links, peer, source, &chunks, terms, &Monitor::none()).await;
+            if let Some(error) = &pushed.failed {
+                tracing::info!("a repair is left for later: {error}");
+            }
+            kept.extend(pushed.kept);
+        }
+        if !kept.is_empty() {
+            tracing::info!("{} chunks were brought to {}, which lacked them", kept.len(), peer.peer);
+        }
+        kept.len() as u64
+    }
+}

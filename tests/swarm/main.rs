@@ -1,0 +1,6 @@
+//! Nodes that are real but for their wires: several in this process, over libp2p's memory transport.
+#![cfg(feature = "net")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod nodes;
+mod put_get;

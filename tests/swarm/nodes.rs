@@ -1,0 +1,102 @@
+//! A handful of nodes in one process.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use caskad::net::config::NetConfig;
+use caskad::net::transport;
+use caskad::{Node, NodeOptions, Payload, Store, StoreOptions};
+
+/// Addresses of the memory transport are ports of this process; nextest and cargo test run these tests in one or several.
+static NEXT_PORT: AtomicU64 = AtomicU64::new(1);
+
+pub(crate) struct Swarm {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Node>,
+    ports: Vec<u64>,
+    config: NetConfig,
+}
+
+/// Settings for tests: everything that takes hours takes seconds.
+pub(crate) fn quick() -> NetConfig {
+    let mut config = NetConfig::default();
+    config.mdns = false;
+    config.listen = Vec::new();
+    config.ttl = Duration::from_secs(60);
+    config.refresh_interval = Duration::from_secs(2);
+    config.departure = Duration::from_secs(1);
+    config
+}
+
+impl Swarm {
+    /// `count` nodes that all know each other.
+    pub(crate) fn start(count: usize, config: NetConfig) -> Swarm {
+        let dir = tempfile::tempdir().unwrap();
+        let mut swarm = Swarm { dir, nodes: Vec::new(), ports: Vec::new(), config };
+        for _ in 0..count {
+            swarm.add();
+        }
+        swarm.settle();
+        swarm
+    }
+
+    /// One node more, joined through the first.
+    pub(crate) fn add(&mut self) -> Node {
+        let index = self.ports.len();
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        self.ports.push(port);
+        let node = self.launch(index, self.config.clone());
+        self.nodes.push(node.clone());
+        node
+    }
+
+    /// Starts node `index` on its directory.
+    pub(crate) fn launch(&self, index: usize, mut config: NetConfig) -> Node {
+        let listen = format!("/memory/{}", self.ports[index]);
+        config.listen.push(listen.parse().unwrap());
+        if index > 0 {
+            config.join.push(format!("/memory/{}", self.ports[0]).parse().unwrap());
+        }
+        let threads = NonZeroUsize::new(2).unwrap();
+        let store: Store = StoreOptions::new().threads(threads).open(self.store(index)).unwrap();
+        Node::start(store, NodeOptions::new(config).transport(transport::memory)).unwrap()
+    }
+
+    pub(crate) fn store(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{index}"))
+    }
+
+    /// Waits until every node knows every other.
+    pub(crate) fn settle(&self) {
+        let most = self.nodes.len() - 1;
+        for node in &self.nodes {
+            eventually("a node knows its peers", || node.peers().unwrap().len() >= most.min(20));
+        }
+    }
+}
+
+/// Waits until `holds`, for a bounded time.
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < until, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Bytes that no encoding shortens, the same for the same seed.
+pub(crate) fn random(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+pub(crate) fn payload(bytes: Vec<u8>) -> Payload<'static> {
+    Payload::reader("payload.bin", std::io::Cursor::new(bytes))
+}
+
+pub(crate) fn restored(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}

@@ -1,0 +1,46 @@
+//! Put on one node, get on another.
+
+use caskad::{Error, GetOptions, Monitor, Part, PutOptions};
+
+use crate::nodes::{Swarm, payload, quick, random, restored};
+
+#[test]
+fn what_one_node_puts_another_gets_byte_for_byte() {
+    let swarm = Swarm::start(5, quick());
+    let none = Monitor::none();
+    let bytes = random(3 << 20, 1);
+    let put = swarm.nodes[0]
+        .put(&"team/model@best".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none)
+        .unwrap();
+    let network = put.network.unwrap();
+    assert_eq!(network.replicas, 3);
+    assert!(network.lookups > 0 && network.sent_bytes > 0);
+    let scope = swarm.nodes[0].scope();
+    let out = swarm.dir.path().join("out");
+    for version in ["", "@1", "@best"] {
+        let name = format!("@{scope}/team/model{version}");
+        let report = swarm.nodes[4].get(&name.parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
+        assert_eq!(restored(&out), bytes);
+        assert_eq!((report.version, report.bytes), (1, 3 << 20));
+        std::fs::remove_file(&out).unwrap();
+    }
+    let missing = swarm.nodes[4].get(&format!("@{scope}/team/modle").parse().unwrap(), &out, &GetOptions::default(), &none);
+    let Err(Error::NotFound { nearest, .. }) = missing else { panic!("{missing:?}") };
+    assert_eq!(nearest, [] as [&str; 0], "the listing is published by the upkeep");
+}
+
+#[test]
+fn a_range_fetches_only_its_chunks() {
+    let swarm = Swarm::start(5, quick());
+    let none = Monitor::none();
+    let bytes = random(8 << 20, 2);
+    swarm.nodes[1].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    let name = format!("@{}/m", swarm.nodes[1].scope()).parse().unwrap();
+    let mut options = GetOptions::default();
+    options.part = Part::Range { file: None, range: (4_000_000, Some(4_100_000)) };
+    let mut out = Vec::new();
+    let reader = swarm.nodes.iter().min_by_key(|node| node.store().stat().unwrap().stored_bytes).unwrap();
+    let report = reader.get_to(&name, &mut out, &options, &none).unwrap();
+    assert_eq!(out, bytes[4_000_000..4_100_000]);
+    assert!(report.received_bytes < 2 << 20, "{}", report.received_bytes);
+}
