@@ -49,6 +49,11 @@ impl Monitor {
         }
     }
 
+    /// True if both speak of the same operation.
+    pub fn is(&self, other: &Monitor) -> bool {
+        Arc::ptr_eq(&self.cancelled, &other.cancelled)
+    }
+
     /// See [`Progress::begin`].
     pub fn begin(&self, what: &str, bytes: u64) {
         if let Some(progress) = &self.progress {

@@ -7,6 +7,8 @@
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
 //! [`ChunkSource`](crate::chunk::ChunkSource) and [`Keeper`](serve::Keeper).
 
+pub use libp2p::{Multiaddr, PeerId};
+
 pub(crate) mod behaviour;
 mod board;
 pub mod catalogue;

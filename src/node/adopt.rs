@@ -44,7 +44,9 @@ impl Store {
             let known = self.inner.chunks.refs(key)?;
             let before = known.versions.get(&number);
             if before.is_some_and(|before| before.manifest != hash) {
-                return Err(refuse(&format!("version {number} is here already, with another manifest: its publisher changed it")));
+                return Err(refuse(&format!(
+                    "version {number} is here already, with another manifest: its publisher changed it"
+                )));
             }
             let entry = VersionEntry {
                 manifest: hash,

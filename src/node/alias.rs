@@ -26,7 +26,9 @@ impl Store {
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(Error::io("read", &path, error)),
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| damaged("it is not text; mend or delete it".to_owned()))?,
+            Ok(bytes) => {
+                String::from_utf8(bytes).map_err(|_| damaged("it is not text; mend or delete it".to_owned()))?
+            }
         };
         let table: BTreeMap<String, String> =
             toml::from_str(&text).map_err(|error| damaged(format!("{}; mend or delete it", error.message())))?;

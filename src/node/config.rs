@@ -7,10 +7,12 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::limits;
+#[cfg(feature = "net")]
+use crate::net::config::NetConfig;
 use crate::node::stripe::STRIPE_BYTES;
 
 /// Settings of a store. Every field can be left out of `config.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
@@ -25,6 +27,13 @@ pub struct Config {
     /// Most bases between a chunk of a new version and one that stands alone (default 4; 0 keeps every chunk by itself, 8 at most).
     /// Each is one more chunk to decode when the version is read.
     pub delta_depth: u8,
+    /// Settings of a node.
+    #[cfg(feature = "net")]
+    pub network: NetConfig,
+    /// Settings of a node, which this build has none of.
+    #[cfg(not(feature = "net"))]
+    #[serde(rename = "network")]
+    ignored: Option<toml::Table>,
 }
 
 impl Default for Config {
@@ -36,6 +45,10 @@ impl Default for Config {
             pack_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
             delta_depth: 4,
+            #[cfg(feature = "net")]
+            network: NetConfig::default(),
+            #[cfg(not(feature = "net"))]
+            ignored: None,
         }
     }
 }

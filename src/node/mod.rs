@@ -51,7 +51,8 @@ pub use payload::Payload;
 pub use put::{DeltaBase, PutOptions};
 pub use report::{
     ArchiveReport, CodecUse, CompactReport, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport,
-    KeySummary, NetPut, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport, VersionSummary,
+    KeySummary, NetPut, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport,
+    VersionSummary,
 };
 pub use store::{Store, StoreOptions};
 pub use version::Version;

@@ -24,7 +24,8 @@ fn what_one_node_puts_another_gets_byte_for_byte() {
         assert_eq!((report.version, report.bytes), (1, 3 << 20));
         std::fs::remove_file(&out).unwrap();
     }
-    let missing = swarm.nodes[4].get(&format!("@{scope}/team/modle").parse().unwrap(), &out, &GetOptions::default(), &none);
+    let missing =
+        swarm.nodes[4].get(&format!("@{scope}/team/modle").parse().unwrap(), &out, &GetOptions::default(), &none);
     let Err(Error::NotFound { nearest, .. }) = missing else { panic!("{missing:?}") };
     assert_eq!(nearest, [] as [&str; 0], "the listing is published by the upkeep");
 }

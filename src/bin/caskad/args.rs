@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    Compact, Completions, Diff, Export, Gc, Get, Import, Log, Ls, Man, Pin, Put, Rm, Show, Stat, Tag, Unpin, Verify,
+    Alias, Compact, Completions, Diff, Export, Gc, Get, Health, Id, Import, Log, Ls, Man, Node, Peers, Pin, Put, Rm,
+    Show, Stat, Tag, Unpin, Verify,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -42,12 +43,14 @@ Names:
   KEY        letters, digits, `. _ - :`, in segments joined by `/`: runs/llama
   KEY@V      a version of it: a number (runs/llama@3), a label (runs/llama@best), or the first hex
              digits of its manifest (runs/llama@b3-1f0c2a); without @V the latest is meant
+  @SCOPE/KEY a key that another store publishes: SCOPE is an alias, or what `caskad id` prints there
 
 Exit codes:
   0  done
   1  verification failed: what is stored does not match its hash
   2  wrong usage, or any other error
   3  no such key, version, label, file or tensor
+  4  too few peers keep what was put; it is stored here
   5  another process has the store open
   130  interrupted";
 
@@ -90,11 +93,21 @@ pub(crate) enum Command {
     Stat(Stat),
     Export(Export),
     Import(Import),
+    Node(Node),
+    Peers(Peers),
+    Health(Health),
+    Id(Id),
+    Alias(Alias),
     Completions(Completions),
     Man(Man),
 }
 
 impl Command {
+    /// Whether a node that has the store open carries the command out.
+    pub(crate) fn goes_through_a_node(&self) -> bool {
+        !matches!(self, Command::Node(_) | Command::Completions(_) | Command::Man(_))
+    }
+
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         match self {
             Command::Put(put) => put.run(context),
@@ -113,6 +126,11 @@ impl Command {
             Command::Stat(stat) => stat.run(context),
             Command::Export(export) => export.run(context),
             Command::Import(import) => import.run(context),
+            Command::Node(node) => node.run(context),
+            Command::Peers(peers) => peers.run(context),
+            Command::Health(health) => health.run(context),
+            Command::Id(id) => id.run(context),
+            Command::Alias(alias) => alias.run(context),
             Command::Completions(completions) => completions.run(context),
             Command::Man(man) => man.run(context),
         }

@@ -7,13 +7,15 @@ use std::process::ExitCode;
 use caskad::Error;
 use serde_json::{Map, Value, json};
 
+use crate::console::Console;
 use crate::output::plain;
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 const EXIT_UNVERIFIED: u8 = 1;
-const EXIT_ERROR: u8 = 2;
+pub(crate) const EXIT_ERROR: u8 = 2;
 const EXIT_NOT_FOUND: u8 = 3;
+const EXIT_TOO_FEW_PEERS: u8 = 4;
 const EXIT_LOCKED: u8 = 5;
 pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
@@ -25,11 +27,11 @@ pub(crate) enum Exit {
     Unverified,
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        match exit {
-            Exit::Done => ExitCode::SUCCESS,
-            Exit::Unverified => EXIT_UNVERIFIED.into(),
+impl Exit {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Unverified => EXIT_UNVERIFIED,
         }
     }
 }
@@ -65,9 +67,9 @@ impl From<io::Error> for Failure {
 
 impl Failure {
     /// Tells the user, and gives the exit code. A reader that closed the pipe has seen all it wanted: that is no failure.
-    pub(crate) fn report(&self, json: bool) -> ExitCode {
+    pub(crate) fn report(&self, json: bool, console: &Console) -> u8 {
         if matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
-            return ExitCode::SUCCESS;
+            return 0;
         }
         let text = match json {
             true => {
@@ -78,19 +80,20 @@ impl Failure {
             }
             false => format!("caskad: {}", plain(&self.message())),
         };
-        print_error(&text);
-        self.exit_code().into()
+        console.tell(&text);
+        self.exit_code()
     }
 
     /// Prints a line about something that did not stop the command.
-    pub(crate) fn warn(message: &str) {
-        print_error(&format!("caskad: warning: {}", plain(message)));
+    pub(crate) fn warn(message: &str, console: &Console) {
+        console.tell(&format!("caskad: warning: {}", plain(message)));
     }
 
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Library(Error::Damaged { .. }) => EXIT_UNVERIFIED,
             Failure::Library(Error::NotFound { .. }) => EXIT_NOT_FOUND,
+            Failure::Library(Error::TooFewPeers { .. }) => EXIT_TOO_FEW_PEERS,
             Failure::Library(Error::Locked { .. }) => EXIT_LOCKED,
             Failure::Library(Error::Cancelled) | Failure::Resumable => EXIT_INTERRUPTED,
             _ => EXIT_ERROR,
@@ -134,6 +137,10 @@ impl Failure {
                 | Error::ReadOnly { path }
                 | Error::NoSpace { path, .. }
                 | Error::Io { path, .. } => json!({ "path": path.display().to_string() }),
+                Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
+                    "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
+                }),
+                Error::Network { what, why } => json!({ "what": what, "why": why }),
                 Error::Limit { what, found, limit } => json!({ "what": what, "found": found, "limit": limit }),
                 _ => Value::Null,
             },
@@ -159,11 +166,6 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let end = ["\n\nUsage:", "\n\nFor more information"].into_iter().filter_map(|end| text.find(end)).min();
     let message = text.get(..end.unwrap_or(text.len())).unwrap_or_default().trim().trim_start_matches("error: ");
-    print_error(&json!({ "error": { "kind": kind, "message": message } }).to_string());
+    let _ = writeln!(io::stderr(), "{}", json!({ "error": { "kind": kind, "message": message } }));
     EXIT_ERROR.into()
-}
-
-/// Where standard error is gone there is nobody left to tell.
-fn print_error(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

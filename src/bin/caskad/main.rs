@@ -5,7 +5,9 @@
 
 mod args;
 mod commands;
+mod console;
 mod context;
+mod control;
 mod failure;
 mod output;
 mod progress;
@@ -14,6 +16,7 @@ mod target;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,8 +25,10 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Global};
+use crate::console::Console;
 use crate::context::Context;
-use crate::failure::{EXIT_INTERRUPTED, Failure};
+use crate::control::Remote;
+use crate::failure::{EXIT_ERROR, EXIT_INTERRUPTED, Failure};
 
 /// How long an interrupted command gets to stop in good order. Past it the process ends, as after `kill -9`, which a store survives.
 const GRACE: Duration = Duration::from_secs(5);
@@ -35,32 +40,72 @@ fn main() -> ExitCode {
     };
     start_log(&cli.global);
     let json = cli.global.json;
-    let context = Context::new(cli.global);
-    let handled = ctrlc::set_handler({
-        let monitor = context.monitor().clone();
-        let interrupted = AtomicBool::new(false);
-        move || interrupt(&monitor, &interrupted)
-    });
-    if let Err(error) = handled {
-        tracing::warn!("an interrupt will end the command at once: {error}");
+    let console = match Console::own() {
+        Ok(console) => Arc::new(console),
+        Err(error) => {
+            eprintln!("caskad: the standard files cannot be used: {error}");
+            return EXIT_ERROR.into();
+        }
+    };
+    let context = Context::new(cli.global, Arc::clone(&console), None);
+    if cli.command.goes_through_a_node()
+        && let Some(remote) = context.store_path().ok().and_then(|store| control::connect(&store))
+    {
+        return run_remotely(remote, json, &console);
     }
+    let node = matches!(cli.command, args::Command::Node(_));
+    let monitor = context.monitor().clone();
+    on_interrupt(move || interrupt(&monitor, node));
     let outcome = cli.command.run(&context);
     context.monitor().finish();
     match outcome {
-        Ok(exit) => exit.into(),
-        Err(failure) => failure.report(json),
+        Ok(exit) => exit.code().into(),
+        Err(failure) => failure.report(json, &console).into(),
     }
 }
 
+/// Has a node carry the command out.
+fn run_remotely(remote: Remote, json: bool, console: &Console) -> ExitCode {
+    match remote.canceller() {
+        Ok(cancel) => {
+            let interrupted = AtomicBool::new(false);
+            on_interrupt(move || {
+                if interrupted.swap(true, Ordering::Relaxed) {
+                    std::process::exit(EXIT_INTERRUPTED.into());
+                }
+                cancel();
+            });
+        }
+        Err(error) => tracing::warn!("an interrupt will end the command at once: {error}"),
+    }
+    match remote.run() {
+        Ok(code) => code.into(),
+        Err(error) => {
+            let why = format!("the node on this store did not finish the command: {error}; look whether it still runs");
+            Failure::Usage(why).report(json, console).into()
+        }
+    }
+}
+
+fn on_interrupt(act: impl FnMut() + Send + 'static) {
+    if let Err(error) = ctrlc::set_handler(act) {
+        tracing::warn!("an interrupt will end the command at once: {error}");
+    }
+}
+
+/// Set by the first interrupt.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// The first interrupt asks the operation to stop; the second one ends the process.
-fn interrupt(monitor: &Monitor, interrupted: &AtomicBool) {
-    if interrupted.swap(true, Ordering::Relaxed) {
+fn interrupt(monitor: &Monitor, node: bool) {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
         std::process::exit(EXIT_INTERRUPTED.into());
     }
     monitor.cancel();
-    // A command that waits for its standard input does not see that it was cancelled.
-    std::thread::spawn(|| {
-        std::thread::sleep(GRACE);
+    // A command that waits for its standard input does not see that it was cancelled. A node has commands of others to end.
+    let grace = if node { 4 * GRACE } else { GRACE };
+    std::thread::spawn(move || {
+        std::thread::sleep(grace);
         std::process::exit(EXIT_INTERRUPTED.into());
     });
 }
@@ -79,6 +124,6 @@ fn start_log(global: &Global) {
     let log = log.with_ansi(std::io::stderr().is_terminal()).with_target(false);
     let started = if global.verbose == 0 { log.without_time().try_init() } else { log.try_init() };
     if let Err(error) = started {
-        Failure::warn(&format!("no log: {error}"));
+        eprintln!("caskad: warning: no log: {error}");
     }
 }

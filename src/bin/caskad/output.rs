@@ -5,28 +5,31 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write as _};
+use std::io;
 
 use caskad::refs::{Meta, MetaValue};
 use caskad::{Cost, Hash};
 use serde::Serialize;
 
+use crate::console::Console;
 use crate::failure::Result;
 
-/// How answers are printed.
+/// How answers are printed, and where.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Output {
+pub(crate) struct Output<'c> {
+    pub(crate) console: &'c Console,
     pub(crate) json: bool,
     pub(crate) quiet: bool,
 }
 
-impl Output {
+impl Output<'_> {
     /// Prints what was asked for: also with `--quiet`.
     pub(crate) fn list<T: Serialize + ?Sized>(self, report: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         match self.json {
-            true => print(&to_json(report)?),
-            false => print(&text(report)),
+            true => self.console.print(&to_json(report)?)?,
+            false => self.console.print(&text(report))?,
         }
+        Ok(())
     }
 
     /// Prints what was done, which `--quiet` leaves out.
@@ -40,17 +43,10 @@ impl Output {
     /// As [`confirm`](Output::confirm) where standard output carries a payload: JSON goes to standard error, text nowhere.
     pub(crate) fn confirm_beside<T: Serialize + ?Sized>(self, report: &T) -> Result<()> {
         if self.json {
-            writeln!(io::stderr(), "{}", to_json(report)?.trim_end())?;
+            self.console.tell(to_json(report)?.trim_end());
         }
         Ok(())
     }
-}
-
-/// Prints `text` as it is, through one buffer.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 fn to_json<T: Serialize + ?Sized>(report: &T) -> Result<String> {

@@ -1,12 +1,12 @@
 //! [`Bar`]: a progress bar on standard error, when that is a terminal; and [`Silent`], for those who want none.
 
-use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use caskad::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::console::Console;
 use crate::failure::Failure;
 
 const KNOWN: &str =
@@ -14,12 +14,17 @@ const KNOWN: &str =
 const UNKNOWN: &str = "{msg:>8} {spinner} {binary_bytes}, {binary_bytes_per_sec}";
 
 /// Shows how far an operation is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Bar {
+    console: Arc<Console>,
     bar: Mutex<Option<ProgressBar>>,
 }
 
 impl Bar {
+    pub(crate) fn new(console: Arc<Console>) -> Bar {
+        Bar { console, bar: Mutex::default() }
+    }
+
     fn current(&self) -> Option<ProgressBar> {
         self.bar.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -27,12 +32,11 @@ impl Bar {
 
 impl Progress for Bar {
     fn begin(&self, what: &str, bytes: u64) {
-        if !std::io::stderr().is_terminal() {
-            return;
-        }
+        let Some(terminal) = self.console.terminal() else { return };
         let (bar, template) =
             if bytes == 0 { (ProgressBar::new_spinner(), UNKNOWN) } else { (ProgressBar::new(bytes), KNOWN) };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_draw_target(terminal);
         bar.set_style(style);
         bar.set_message(what.to_owned());
         if bytes == 0 {
@@ -52,8 +56,8 @@ impl Progress for Bar {
 
     fn warn(&self, message: &str) {
         match self.current() {
-            Some(bar) => bar.suspend(|| Failure::warn(message)),
-            None => Failure::warn(message),
+            Some(bar) => bar.suspend(|| Failure::warn(message, &self.console)),
+            None => Failure::warn(message, &self.console),
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use caskad::Error;
 
+use crate::console::Console;
 use crate::failure::Result;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -31,11 +32,12 @@ impl Target {
         output: Option<&Path>,
         own_name: impl FnOnce() -> Result<String>,
         force: bool,
+        console: &Console,
     ) -> Result<Target> {
-        let path = match output {
+        let path = match output.map(|path| console.path(path)) {
             Some(path) if path.is_dir() => path.join(own_name()?),
-            Some(path) => path.to_owned(),
-            None => own_name()?.into(),
+            Some(path) => path,
+            None => console.path(own_name()?.as_ref()),
         };
         let refuse = |why: &str| Err(Error::Input { path: path.clone(), why: why.to_owned() }.into());
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
@@ -64,9 +66,9 @@ impl Target {
 }
 
 impl Stream {
-    pub(crate) fn open(&self) -> Result<Box<dyn Write>> {
+    pub(crate) fn open(&self, console: &Console) -> Result<Box<dyn Write>> {
         Ok(match self {
-            Stream::Stdout => Box::new(BufWriter::with_capacity(1 << 20, io::stdout().lock())),
+            Stream::Stdout => Box::new(BufWriter::with_capacity(1 << 20, console.stdout()?)),
             Stream::Special(path) => {
                 let file = OpenOptions::new().write(true).open(path);
                 Box::new(BufWriter::with_capacity(1 << 20, file.map_err(|error| io_error("open", path, error))?))
@@ -85,7 +87,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn target(output: &Path, force: bool) -> Result<Target, String> {
-        Target::file(Some(output), || Ok("own".to_owned()), force).map_err(|failure| format!("{failure:?}"))
+        let console = Console::own().unwrap();
+        Target::file(Some(output), || Ok("own".to_owned()), force, &console).map_err(|failure| format!("{failure:?}"))
     }
 
     #[test]

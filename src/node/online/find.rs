@@ -77,7 +77,12 @@ impl NodeInner {
         let Some(signed) = self.find_record(&scope, key.name()).await? else {
             let listed = self.find_listing(&scope, monitor).await.unwrap_or_default();
             let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
-            return Err(Error::NotFound { what: "key", name: key.name().to_owned(), place: format!("scope @{scope}"), nearest });
+            return Err(Error::NotFound {
+                what: "key",
+                name: key.name().to_owned(),
+                place: format!("scope @{scope}"),
+                nearest,
+            });
         };
         let bytes = self.document(signed.record.catalogue, monitor).await?;
         Catalogue::decode(&bytes).map_err(|why| malformed("catalogue", key, &why.to_string()))
@@ -95,7 +100,8 @@ impl NodeInner {
     pub(super) async fn find_foreign(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<FoundVersion> {
         let catalogue = self.find_catalogue(&wanted.key, monitor).await?;
         let refs = refs_of(&catalogue);
-        let found = find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
+        let found =
+            find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
         let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs))?;
         let version = version.clone();
         Ok(FoundVersion { number, version })
@@ -126,38 +132,50 @@ impl NodeInner {
 
     /// The plain bytes of chunks one after another.
     async fn plain(&self, chunks: &[ChunkRef], terms: LeaseTerms, monitor: &Monitor) -> Result<Vec<u8>> {
-        let missing = chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
+        let missing =
+            chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
         let intake = Arc::new(self.store.intake(terms)?);
         self.bring(missing.collect(), Arc::clone(&intake), monitor).await?;
         let (store, chunks) = (self.store.clone(), chunks.to_vec());
-        joined(tokio::task::spawn_blocking(move || {
-            let mut reader = store.inner.chunks.reader();
-            let mut bytes = Vec::new();
-            for chunk in &chunks {
-                let start = bytes.len();
-                bytes.resize(start + chunk.len as usize, 0);
-                reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
-            }
-            drop(intake);
-            Ok(bytes)
-        }).await)
+        joined(
+            tokio::task::spawn_blocking(move || {
+                let mut reader = store.inner.chunks.reader();
+                let mut bytes = Vec::new();
+                for chunk in &chunks {
+                    let start = bytes.len();
+                    bytes.resize(start + chunk.len as usize, 0);
+                    reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
+                }
+                drop(intake);
+                Ok(bytes)
+            })
+            .await,
+        )
     }
 
     /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error.
-    pub(super) async fn bring(&self, wanted: Vec<Missing>, intake: Arc<StoreIntake>, monitor: &Monitor) -> Result<Fetched> {
+    pub(super) async fn bring(
+        &self,
+        wanted: Vec<Missing>,
+        intake: Arc<StoreIntake>,
+        monitor: &Monitor,
+    ) -> Result<Fetched> {
         let mut total = Fetched::default();
         let held = Arc::clone(&intake);
-        let mut missing = joined(tokio::task::spawn_blocking(move || {
-            use crate::chunk::Intake as _;
-            let mut missing = Vec::new();
-            let mut seen = std::collections::HashSet::new();
-            for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
-                if !held.hold(&wanted.chunk.hash, wanted.home)? {
-                    missing.push(wanted);
+        let mut missing = joined(
+            tokio::task::spawn_blocking(move || {
+                use crate::chunk::Intake as _;
+                let mut missing = Vec::new();
+                let mut seen = std::collections::HashSet::new();
+                for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
+                    if !held.hold(&wanted.chunk.hash, wanted.home)? {
+                        missing.push(wanted);
+                    }
                 }
-            }
-            Ok(missing)
-        }).await)?;
+                Ok(missing)
+            })
+            .await,
+        )?;
         for attempt in 0..2 {
             if missing.is_empty() {
                 break;
@@ -167,7 +185,8 @@ impl NodeInner {
                 self.resolver.clear();
             }
             let (peers, list) = self.holders_of(&missing).await?;
-            let fetched = fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
+            let fetched =
+                fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
             total.chunks += fetched.chunks;
             total.deltas += fetched.deltas;
             total.bytes += fetched.bytes;
@@ -179,10 +198,13 @@ impl NodeInner {
                 lost.contains(&(place - 1))
             });
         }
-        joined(tokio::task::spawn_blocking(move || {
-            use crate::chunk::Intake as _;
-            intake.commit()
-        }).await)?;
+        joined(
+            tokio::task::spawn_blocking(move || {
+                use crate::chunk::Intake as _;
+                intake.commit()
+            })
+            .await,
+        )?;
         match missing.first() {
             None => Ok(total),
             Some(first) => Err(Error::Network {
@@ -196,7 +218,10 @@ impl NodeInner {
         }
     }
 
-    async fn holders_of(&self, missing: &[Missing]) -> Result<(Vec<crate::net::event_loop::PeerAddresses>, Vec<Wanted>)> {
+    async fn holders_of(
+        &self,
+        missing: &[Missing],
+    ) -> Result<(Vec<crate::net::event_loop::PeerAddresses>, Vec<Wanted>)> {
         let groups: BTreeSet<Group> = missing.iter().map(|missing| Group::of(missing.home)).collect();
         let holders: HashMap<Group, _> = self.resolver.holders(&groups).await?;
         let mut peers = PeerList::default();

@@ -109,7 +109,11 @@ impl Intake for QuotaIntake {
         let len = parcel.payload.len() as u64;
         let (chunks, bytes) = (self.chunks.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
         if chunks + 1 > self.most.0 {
-            return Err(Error::Limit { what: "the number of chunks kept for one peer", found: chunks + 1, limit: self.most.0 });
+            return Err(Error::Limit {
+                what: "the number of chunks kept for one peer",
+                found: chunks + 1,
+                limit: self.most.0,
+            });
         }
         if bytes + len > self.most.1 {
             return Err(Error::Limit { what: "the bytes kept for one peer", found: bytes + len, limit: self.most.1 });

@@ -158,6 +158,11 @@ impl Node {
         }
     }
 
+    /// Has the upkeep look at once what there is to publish.
+    pub fn wake(&self) {
+        self.inner.upkeep.notify_one();
+    }
+
     /// Connects to whoever answers at `address`.
     pub fn join(&self, address: Multiaddr) -> Result<()> {
         self.block_on(self.inner.handle.dial(address))
@@ -189,10 +194,13 @@ impl NodeInner {
         let view = self.handle.view().await?;
         let with_id = |peer: &crate::net::event_loop::PeerAddresses| {
             let id = peer.peer;
-            peer.addresses.iter().map(move |address| match address.iter().last() {
-                Some(Protocol::P2p(_)) => address.clone(),
-                _ => address.clone().with(Protocol::P2p(id)),
-            }).collect::<Vec<_>>()
+            peer.addresses
+                .iter()
+                .map(move |address| match address.iter().last() {
+                    Some(Protocol::P2p(_)) => address.clone(),
+                    _ => address.clone().with(Protocol::P2p(id)),
+                })
+                .collect::<Vec<_>>()
         };
         let peers: Vec<Multiaddr> = view.known.iter().take(64).flat_map(with_id).collect();
         if peers.is_empty() { Ok(()) } else { self.tables.set_peers(&peers) }
@@ -232,7 +240,8 @@ async fn start(
     for address in &config.join {
         handle.dial(address.clone()).await?;
     }
-    let (upload, download) = (Throttle::new(config.upload_bytes_per_second), Throttle::new(config.download_bytes_per_second));
+    let (upload, download) =
+        (Throttle::new(config.upload_bytes_per_second), Throttle::new(config.download_bytes_per_second));
     let (upload, download) = (Arc::new(upload), Arc::new(download));
     let exchange = protocol("chunk", &config.network_id);
     let budget = || Budget::new(config.buffer_bytes / 3);
@@ -273,8 +282,7 @@ async fn start(
 /// Serves the streams that peers open, so many of each peer at once.
 fn accept(handle: &Handle, exchange: libp2p::StreamProtocol, server: Arc<Server>) -> Result<()> {
     let incoming = handle.streams().accept(exchange);
-    let mut incoming =
-        incoming.map_err(|error| Error::Network { what: "the exchange", why: error.to_string() })?;
+    let mut incoming = incoming.map_err(|error| Error::Network { what: "the exchange", why: error.to_string() })?;
     tokio::spawn(async move {
         let open: Arc<Mutex<HashMap<PeerId, usize>>> = Arc::default();
         while let Some((peer, stream)) = incoming.next().await {

@@ -33,7 +33,13 @@ impl Node {
     ///
     /// Fails with [`Error::TooFewPeers`] where fewer peers keep it than the quorum asks for; it is stored here all the same, and the node
     /// finishes the job when peers come.
-    pub fn put(&self, name: &PutName, payload: Payload<'_>, options: &PutOptions, monitor: &Monitor) -> Result<PutReport> {
+    pub fn put(
+        &self,
+        name: &PutName,
+        payload: Payload<'_>,
+        options: &PutOptions,
+        monitor: &Monitor,
+    ) -> Result<PutReport> {
         let mut report = self.inner.store.put(name, payload, options, monitor)?;
         let started = Instant::now();
         let lookups = self.inner.handle.lookups();

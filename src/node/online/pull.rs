@@ -120,7 +120,8 @@ impl Node {
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none.
                     let here = self.inner.store.version(&wanted).map_err(|_| error)?;
-                    monitor.warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
+                    monitor
+                        .warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
                     (here, Fetched::default())
                 }
                 Err(error) => return Err(error),
@@ -169,19 +170,24 @@ impl NodeInner {
         let whole = indexes.len() == version.manifest.chunks.len();
         let store = self.store.clone();
         let (key, manifest) = (wanted.key.clone(), version.manifest.clone());
-        let missing: Vec<Missing> = joined(tokio::task::spawn_blocking(move || {
-            let faced = faced_chunks(&store, &key, &manifest)?;
-            let missing = indexes.into_iter().filter_map(|index| {
-                let chunk = *manifest.chunks.get(index)?;
-                let home = manifest.homes.get(&(index as u32)).copied().unwrap_or_else(|| home_of(&chunk.hash));
-                let bases = faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
-                Some(Missing { chunk, home, bases: bases.into_iter().collect() })
-            });
-            Ok(missing.collect())
-        }).await)?;
+        let missing: Vec<Missing> = joined(
+            tokio::task::spawn_blocking(move || {
+                let faced = faced_chunks(&store, &key, &manifest)?;
+                let missing = indexes.into_iter().filter_map(|index| {
+                    let chunk = *manifest.chunks.get(index)?;
+                    let home = manifest.homes.get(&(index as u32)).copied().unwrap_or_else(|| home_of(&chunk.hash));
+                    let bases =
+                        faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
+                    Some(Missing { chunk, home, bases: bases.into_iter().collect() })
+                });
+                Ok(missing.collect())
+            })
+            .await,
+        )?;
         let bytes_wanted: u64 = missing.iter().map(|missing| u64::from(missing.chunk.len)).sum();
         monitor.begin("fetch", bytes_wanted);
-        let terms = LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let terms =
+            LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
         let intake = Arc::new(self.store.intake(terms)?);
         let persisting = Arc::clone(&intake);
         let persist = async {
@@ -198,12 +204,16 @@ impl NodeInner {
             error = persist => return Err(error),
         };
         for liar in &fetched.liars {
-            monitor.warn(&format!("peer {liar} sent wrong chunks; it was dropped, and what it should have given came from others"));
+            monitor.warn(&format!(
+                "peer {liar} sent wrong chunks; it was dropped, and what it should have given came from others"
+            ));
         }
         if whole {
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
-            joined(tokio::task::spawn_blocking(move || store.adopt(&key, number, &bytes, &labels, Some(expires))).await)?;
+            joined(
+                tokio::task::spawn_blocking(move || store.adopt(&key, number, &bytes, &labels, Some(expires))).await,
+            )?;
         }
         drop(intake);
         Ok((version, fetched))

@@ -186,9 +186,8 @@ impl NodeInner {
         unreachable: &mut HashSet<libp2p::PeerId>,
     ) -> Result<u64> {
         let store = self.store.clone();
-        let own = joined(
-            tokio::task::spawn_blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await,
-        )?;
+        let own =
+            joined(tokio::task::spawn_blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await)?;
         // The first R that answer are the holders for now.
         let mut others: Vec<(usize, &PeerAddresses, HashSet<Hash>)> = Vec::new();
         let mut own_rank = None;
@@ -219,9 +218,8 @@ impl NodeInner {
                 lacks = true;
                 if mine {
                     let store = self.store.clone();
-                    let terms = tokio::task::spawn_blocking(move || {
-                        store.leases()?.of_chunk(&hash, home, NodeInner::now())
-                    });
+                    let terms =
+                        tokio::task::spawn_blocking(move || store.leases()?.of_chunk(&hash, home, NodeInner::now()));
                     let entry = missing.entry(peer.peer).or_insert_with(|| ((*peer).clone(), Vec::new()));
                     entry.1.push(((hash, home), joined(terms.await)?));
                 }

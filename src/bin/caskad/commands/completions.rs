@@ -6,7 +6,6 @@ use clap_complete::{Shell, generate};
 use crate::args::Cli;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
-use crate::output::print;
 
 /// Print the completions for a shell
 #[derive(Debug, Args)]
@@ -22,10 +21,10 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(&self, _context: &Context) -> Result<Exit> {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         let mut script = Vec::new();
         generate(self.shell, &mut Cli::command(), "caskad", &mut script);
-        print(&String::from_utf8_lossy(&script))?;
+        context.console().print(&String::from_utf8_lossy(&script))?;
         Ok(Exit::Done)
     }
 }

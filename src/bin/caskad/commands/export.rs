@@ -1,6 +1,6 @@
 //! `caskad export`: one version as a single file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use caskad::{ArchiveReport, Store, VersionRef};
 use clap::Args;
@@ -33,34 +33,35 @@ pub(crate) struct Export {
 impl Export {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         let store = context.read()?;
-        match self.target(&store)? {
+        match self.target(&store, context)? {
             Target::Path(path) => {
                 let report = store.export(&self.version, &path, context.monitor())?;
-                context.confirm(&report, |report| describe(report, &path))?;
+                context.confirm(&report, |report| describe(report, &context.console().shown(&path).to_string()))?;
             }
             Target::Stream(stream) => {
-                let report = store.export_to(&self.version, &mut *stream.open()?, context.monitor())?;
+                let report =
+                    store.export_to(&self.version, &mut *stream.open(context.console())?, context.monitor())?;
                 match stream {
                     Stream::Stdout => context.confirm_beside(&report)?,
-                    Stream::Special(path) => context.confirm(&report, |report| describe(report, &path))?,
+                    Stream::Special(path) => context
+                        .confirm(&report, |report| describe(report, &context.console().shown(&path).to_string()))?,
                 }
             }
         }
         Ok(Exit::Done)
     }
 
-    fn target(&self, store: &Store) -> Result<Target> {
-        let output = self.output.as_deref();
-        if output.is_some_and(is_dash) {
+    fn target(&self, store: &Store, context: &Context) -> Result<Target> {
+        if self.output.as_deref().is_some_and(is_dash) {
             return Ok(Target::Stream(Stream::Stdout));
         }
         let version = store.version(&self.version)?;
         let own_name = || Ok(format!("{}-{}.caskad", version.key().last_segment(), version.number()));
-        Target::file(output, own_name, self.force)
+        Target::file(self.output.as_deref(), own_name, self.force, context.console())
     }
 }
 
-fn describe(report: &ArchiveReport, path: &Path) -> String {
+fn describe(report: &ArchiveReport, path: &str) -> String {
     let archive = format!(
         "{} in {}: {} of the payload",
         size(report.archive_bytes),
@@ -73,5 +74,5 @@ fn describe(report: &ArchiveReport, path: &Path) -> String {
         ("manifest", manifest(&report.manifest)),
         ("took", rate(report.bytes, report.seconds)),
     ];
-    format!("exported {}@{} as {}\n{}", report.key, report.version, path.display(), fields("  ", &text))
+    format!("exported {}@{} as {path}\n{}", report.key, report.version, fields("  ", &text))
 }

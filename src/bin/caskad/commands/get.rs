@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use caskad::{Error, GetOptions, GetReport, Part, Store, Version, VersionRef};
+use caskad::{Error, GetOptions, GetReport, Part, Version, VersionRef};
 use clap::Args;
 
 use crate::commands::is_dash;
-use crate::context::Context;
+use crate::context::{Context, Face};
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{count, manifest, rate, size};
 use crate::table::fields;
@@ -54,25 +54,27 @@ pub(crate) struct Get {
 
 impl Get {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let store = context.read()?;
+        let face = context.face()?;
         let mut options = GetOptions::default();
         options.part = self.part();
         options.sync = self.sync;
-        match self.target(&store)? {
+        match self.target(&face, context)? {
             Target::Path(path) => {
-                let report = store.get(&self.version, &path, &options, context.monitor());
+                let report = face.get(&self.version, &path, &options, context.monitor());
                 let resumable = matches!(options.part, Part::Whole | Part::File(_));
                 let report = report.map_err(|error| match error {
                     Error::Cancelled if resumable => Failure::Resumable,
                     error => error.into(),
                 })?;
-                context.confirm(&report, |report| describe(report, &path))?;
+                context.confirm(&report, |report| describe(report, &context.console().shown(&path).to_string()))?;
             }
             Target::Stream(stream) => {
-                let report = store.get_to(&self.version, &mut *stream.open()?, &options, context.monitor())?;
+                let out = &mut *stream.open(context.console())?;
+                let report = face.get_to(&self.version, out, &options, context.monitor())?;
                 match stream {
                     Stream::Stdout => context.confirm_beside(&report)?,
-                    Stream::Special(path) => context.confirm(&report, |report| describe(report, &path))?,
+                    Stream::Special(path) => context
+                        .confirm(&report, |report| describe(report, &context.console().shown(&path).to_string()))?,
                 }
             }
         }
@@ -89,16 +91,16 @@ impl Get {
         }
     }
 
-    fn target(&self, store: &Store) -> Result<Target> {
+    fn target(&self, face: &Face, context: &Context) -> Result<Target> {
         let output = self.output.as_deref();
         if output.is_some_and(is_dash) {
             return Ok(Target::Stream(Stream::Stdout));
         }
-        let version = store.version(&self.version)?;
+        let version = face.version(&self.version, context.monitor())?;
         if self.part() == Part::Whole && !version.manifest().single {
-            return Ok(Target::Path(output.unwrap_or(Path::new(version.key().last_segment())).to_owned()));
+            return Ok(Target::Path(context.path(output.unwrap_or(Path::new(version.key().last_segment())))));
         }
-        Target::file(output, || self.own_name(&version), self.force)
+        Target::file(output, || self.own_name(&version), self.force, context.console())
     }
 
     /// What the wanted part is called where the user gives no name.
@@ -133,17 +135,25 @@ fn parse_range(text: &str) -> Result<(u64, Option<u64>), String> {
     }
 }
 
-fn describe(report: &GetReport, path: &Path) -> String {
-    let mut chunks = count(report.from_store + report.from_cache + report.resumed, "chunk");
+fn describe(report: &GetReport, path: &str) -> String {
+    let mut chunks = count(report.from_store + report.from_peers + report.from_cache + report.resumed, "chunk");
     if report.resumed > 0 {
         chunks += &format!(", {} of them from an interrupted get", report.resumed);
     }
-    let text = [
+    let mut text = vec![
         ("payload", format!("{} in {chunks}, each verified", size(report.bytes))),
         ("manifest", manifest(&report.manifest)),
-        ("took", rate(report.bytes, report.seconds)),
     ];
-    format!("restored {}@{} as {}\n{}", report.key, report.version, path.display(), fields("  ", &text))
+    if report.received_bytes > 0 {
+        let deltas = match report.peer_deltas {
+            0 => String::new(),
+            deltas => format!(" ({deltas} as differences)"),
+        };
+        let came = count(report.from_peers, "chunk");
+        text.push(("received", format!("{} for {came}{deltas} from peers", size(report.received_bytes))));
+    }
+    text.push(("took", rate(report.bytes, report.seconds)));
+    format!("restored {}@{} as {path}\n{}", report.key, report.version, fields("  ", &text))
 }
 
 #[cfg(test)]

@@ -34,8 +34,8 @@ impl Import {
         options.name.clone_from(&self.name);
         let store = context.create()?;
         let report = match is_dash(&self.archive) {
-            true => store.import_from(std::io::stdin().lock(), "standard input", &options, context.monitor())?,
-            false => store.import(&self.archive, &options, context.monitor())?,
+            true => store.import_from(context.console().stdin()?, "standard input", &options, context.monitor())?,
+            false => store.import(context.path(&self.archive), &options, context.monitor())?,
         };
         context.confirm(&report, describe)?;
         Ok(Exit::Done)

@@ -22,7 +22,10 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let versions = context.read()?.log(&self.key)?;
+        let versions = match context.node() {
+            Some(node) => node.log(&self.key, context.monitor())?,
+            None => context.read()?.log(&self.key)?,
+        };
         context.list(versions.as_slice(), describe)?;
         Ok(Exit::Done)
     }

@@ -1,6 +1,6 @@
 //! `caskad ls`: the keys of a store.
 
-use caskad::KeySummary;
+use caskad::{Key, KeySummary, Scope, ScopeKey};
 use clap::Args;
 
 use crate::context::Context;
@@ -16,16 +16,36 @@ Examples:
   caskad ls runs/
   caskad ls --json | jq -r '.[].key'")]
 pub(crate) struct Ls {
-    /// Only keys whose names start like this
+    /// Only keys whose names start like this; `@scope` or `@scope/` lists those that a scope has published
     #[arg(value_name = "PREFIX", default_value = "", hide_default_value = true)]
     prefix: String,
 }
 
 impl Ls {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let keys = context.read()?.keys(&self.prefix)?;
+        let keys = match (context.node(), self.scope(context)?) {
+            (Some(node), Some((scope, name))) => {
+                let keys = node.keys_of(&scope, context.monitor())?;
+                keys.into_iter().filter(|key| key.key.name().starts_with(&name)).collect()
+            }
+            (None, Some((scope, name))) => context.read()?.keys(&format!("@{scope}/{name}"))?,
+            (_, None) => context.read()?.keys(&self.prefix)?,
+        };
         context.list(keys.as_slice(), describe)?;
         Ok(Exit::Done)
+    }
+}
+
+impl Ls {
+    /// The scope that the prefix names, and the rest of it; `None` where it names none, or this store's own.
+    fn scope(&self, context: &Context) -> Result<Option<(ScopeKey, String)>> {
+        let Some(scoped) = self.prefix.strip_prefix('@') else { return Ok(None) };
+        let (scope, name) = scoped.split_once('/').unwrap_or((scoped, ""));
+        let key: Key = format!("@{scope}/x").parse()?;
+        Ok(match context.read()?.canonical(&key)?.scope() {
+            Some(Scope::Key(scope)) => Some((scope, name.to_owned())),
+            _ => None,
+        })
     }
 }
 

@@ -11,7 +11,6 @@ use clap_mangen::{Man as Page, generate_to};
 use crate::args::Cli;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
-use crate::output::print;
 
 /// Print the man page, or write one for each command
 #[derive(Debug, Args)]
@@ -26,14 +25,15 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(&self, _context: &Context) -> Result<Exit> {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         match &self.dir {
             None => {
                 let mut page = Vec::new();
                 Page::new(Cli::command()).render(&mut page)?;
-                print(&String::from_utf8_lossy(&page))?;
+                context.console().print(&String::from_utf8_lossy(&page))?;
             }
             Some(dir) => {
+                let dir = &context.path(dir);
                 fs::create_dir_all(dir).map_err(|error| failed("create", dir, error))?;
                 generate_to(Cli::command(), dir).map_err(|error| failed("write", dir, error))?;
             }

@@ -1,16 +1,21 @@
 //! One file per command. Each is its arguments, `run`, which makes one call of [`Store`](caskad::Store), and `describe`, which puts
 //! the report of that call into words.
 
+mod alias;
 mod compact;
 mod completions;
 mod diff;
 mod export;
 mod gc;
 mod get;
+mod health;
+mod id;
 mod import;
 mod log;
 mod ls;
 mod man;
+mod node;
+mod peers;
 mod pin;
 mod put;
 mod rm;
@@ -20,16 +25,21 @@ mod tag;
 mod unpin;
 mod verify;
 
+pub(crate) use alias::Alias;
 pub(crate) use compact::Compact;
 pub(crate) use completions::Completions;
 pub(crate) use diff::Diff;
 pub(crate) use export::Export;
 pub(crate) use gc::Gc;
 pub(crate) use get::Get;
+pub(crate) use health::Health;
+pub(crate) use id::Id;
 pub(crate) use import::Import;
 pub(crate) use log::Log;
 pub(crate) use ls::Ls;
 pub(crate) use man::Man;
+pub(crate) use node::Node;
+pub(crate) use peers::Peers;
 pub(crate) use pin::Pin;
 pub(crate) use put::Put;
 pub(crate) use rm::Rm;

@@ -62,7 +62,7 @@ pub(crate) struct Put {
 
 impl Put {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let payload = self.payload()?;
+        let payload = self.payload(context)?;
         let mut options = PutOptions::default();
         options.effort = match (self.fast, self.compact) {
             (true, _) => Effort::Fast,
@@ -77,17 +77,20 @@ impl Put {
         options.meta = self.meta()?;
         options.ttl = self.ttl;
         options.media_type.clone_from(&self.media_type);
-        let report = context.create()?.put(&self.name, payload, &options, context.monitor())?;
+        let report = match context.node() {
+            Some(node) => node.put(&self.name, payload, &options, context.monitor())?,
+            None => context.create()?.put(&self.name, payload, &options, context.monitor())?,
+        };
         context.confirm(&report, describe)?;
         Ok(Exit::Done)
     }
 
-    fn payload(&self) -> Result<Payload<'static>> {
+    fn payload(&self, context: &Context) -> Result<Payload<'static>> {
         let stdin = self.paths.iter().any(|path| is_dash(path));
         match (stdin, self.paths.as_slice(), &self.name_of_stdin) {
             (true, [_], name) => {
                 let name = name.as_deref().unwrap_or(self.name.key.last_segment());
-                Ok(Payload::reader(name, std::io::stdin()))
+                Ok(Payload::reader(name, context.console().stdin()?))
             }
             (true, ..) => Err(Failure::Usage(
                 "`-` (standard input) is one file and stands alone; put the other paths under a key of their own"
@@ -96,8 +99,8 @@ impl Put {
             (false, _, Some(_)) => {
                 Err(Failure::Usage("--name is for standard input (`-`); a file keeps its own name".to_owned()))
             }
-            (false, [path], None) => Ok(Payload::path(path)),
-            (false, paths, None) => Ok(Payload::paths(paths)),
+            (false, [path], None) => Ok(Payload::path(context.path(path))),
+            (false, paths, None) => Ok(Payload::paths(paths.iter().map(|path| context.path(path)))),
         }
     }
 
@@ -133,7 +136,7 @@ fn describe(report: &PutReport) -> String {
         0 => String::new(),
         deltas => format!(" ({} as differences)", deltas),
     };
-    let text = [
+    let mut text = vec![
         ("payload", format!("{} in {files}, {}", size(report.bytes), count(report.chunks, "chunk"))),
         (
             "added",
@@ -145,8 +148,12 @@ fn describe(report: &PutReport) -> String {
             ),
         ),
         ("manifest", manifest(&report.manifest)),
-        ("took", rate(report.bytes, report.seconds)),
     ];
+    if let Some(network) = &report.network {
+        let (replicas, sent) = (count(network.replicas, "peer"), size(network.sent_bytes));
+        text.push(("network", format!("on {replicas} at least, {sent} sent")));
+    }
+    text.push(("took", rate(report.bytes, report.seconds)));
     format!("stored {}@{}{label}\n{}", report.key, report.version, fields("  ", &text))
 }
 

@@ -35,7 +35,7 @@ impl Verify {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         let store = context.read()?;
         let report = match (&self.version, &self.against) {
-            (Some(version), Some(path)) => store.verify_against(version, path, context.monitor())?,
+            (Some(version), Some(path)) => store.verify_against(version, context.path(path), context.monitor())?,
             (Some(version), None) => store.verify(version, context.monitor())?,
             (None, _) if self.all => store.verify_all(context.monitor())?,
             (None, _) => return Err(Failure::Usage("name a version, or --all".to_owned())),

@@ -1,0 +1,51 @@
+//! `caskad health`: how the running node is.
+
+use caskad::Health as Report;
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::{Exit, Result};
+use crate::output::{count, joined, size};
+use crate::table::fields;
+
+/// Tell how the node that runs on this store is
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caskad health
+  caskad health --json | jq .under_replicated")]
+pub(crate) struct Health {}
+
+impl Health {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
+        let health = context.needed_node()?.health()?;
+        context.list(&health, describe)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn describe(health: &Report) -> String {
+    let uptime = humantime::format_duration(std::time::Duration::from_secs(health.uptime_seconds as u64));
+    let refused = format!(
+        "{}, {}, {}, {}",
+        count(health.wrong_chunks, "wrong chunk"),
+        count(health.refused_records, "record"),
+        count(health.refused_requests, "request"),
+        count(health.broken_streams, "broken stream")
+    );
+    let text = [
+        ("peer", health.peer_id.clone()),
+        ("scope", format!("@{}", health.scope)),
+        ("network", health.network_id.clone()),
+        ("listens on", joined(&health.listen)),
+        ("peers", format!("{} connected, {} known", health.connected_peers, health.known_peers)),
+        ("buckets", joined(&health.bucket_sizes)),
+        ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
+        ("leases", count(health.leases as u64, "lease of others")),
+        ("lacking", format!("{} on too few peers", count(health.under_replicated, "chunk"))),
+        ("refused", refused),
+        ("traffic", format!("{} sent, {} received", size(health.sent_bytes), size(health.received_bytes))),
+        ("up", uptime.to_string()),
+    ];
+    fields("", &text)
+}

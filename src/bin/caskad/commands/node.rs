@@ -1,0 +1,157 @@
+//! `caskad node`: runs the store as a node of a network, until it is told to stop.
+
+use std::num::NonZeroUsize;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use caskad::net::config::NetConfig;
+use caskad::net::{Multiaddr, PeerId};
+use caskad::{Node as RunningNode, NodeOptions};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::context::{Context, Host};
+use crate::control::Server;
+use crate::failure::{Exit, Failure, Result};
+
+/// Settings that go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// Buckets of 32, 8 requests at once, 5 replicas
+    HighThroughput,
+    /// Buckets of 10, 2 requests at once, 2 replicas
+    LowLatency,
+}
+
+/// Run the store as a node: keep chunks on peers, and fetch them from there
+///
+/// While it runs, every other command on the same store goes through it. What was put before it started is published as well. It ends
+/// in good order on SIGINT and SIGTERM. Flags go before `[network]` in the store's `config.toml`, which goes before a preset.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caskad node
+  caskad node --listen /ip4/0.0.0.0/tcp/4700 --join /dns4/store.example.org/tcp/4700
+  caskad node --network-id lab --allow 12D3KooW… --allow 12D3KooW… --no-mdns")]
+pub(crate) struct Node {
+    /// Where to listen (repeatable) [default: every address, TCP and QUIC, free ports]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Multiaddr>,
+    /// Peers to join through (repeatable)
+    #[arg(long, value_name = "ADDR")]
+    join: Vec<Multiaddr>,
+    /// Do not look for peers on the local network
+    #[arg(long)]
+    no_mdns: bool,
+    /// Which network: nodes of another are not spoken to [default: caskad]
+    #[arg(long, value_name = "ID")]
+    network_id: Option<String>,
+    /// Let only these peers connect (repeatable) [default: all of the network]
+    #[arg(long, value_name = "PEER")]
+    allow: Vec<PeerId>,
+    /// Settings that go together
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Peers that one bucket of the routing table holds [default: 20]
+    #[arg(long, value_name = "N")]
+    k_bucket_size: Option<NonZeroUsize>,
+    /// Requests that a lookup has under way at once [default: 3]
+    #[arg(long, value_name = "N")]
+    alpha: Option<NonZeroUsize>,
+    /// Peers that each chunk is placed on [default: 3]
+    #[arg(long, value_name = "N")]
+    replication_factor: Option<usize>,
+    /// How often replicas are compared with their other holders [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    refresh_interval: Option<Duration>,
+    /// How long peers keep what is not renewed [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// How long a peer may be away before what it held is copied elsewhere [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    departure: Option<Duration>,
+    /// Most bytes a second sent to peers [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    upload: Option<u64>,
+    /// Most bytes a second taken from peers [default: no bound]
+    #[arg(long, value_name = "BYTES")]
+    download: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
+        let store = context.create()?;
+        let directory = store.path().map(std::path::Path::to_owned).unwrap_or_default();
+        let config = self.config(store.config().network.clone());
+        let node = RunningNode::start(store, NodeOptions::new(config))?;
+        let failed = |source| caskad::Error::Io { action: "listen on", path: directory.join("node.sock"), source };
+        let server = Server::start(&directory, Host { node: node.clone() }).map_err(failed)?;
+        let listening = node.health()?.listen;
+        let ready = json!({
+            "event": "ready",
+            "store": directory.display().to_string(),
+            "pid": std::process::id(),
+            "peer_id": node.peer_id().to_string(),
+            "scope": node.scope().to_string(),
+            "listen": listening,
+        });
+        context.list(&ready, |_| {
+            let addresses: String = listening.iter().map(|address| format!("  {address}\n")).collect();
+            format!("node ready: peer {}, scope @{}\n{addresses}", node.peer_id(), node.scope())
+        })?;
+        let (stop, stopped) = mpsc::channel();
+        let monitor = context.monitor().clone();
+        std::thread::spawn(move || {
+            // The handler of signals cancels the monitor.
+            while monitor.check().is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let _ = stop.send(());
+        });
+        stopped.recv().map_err(|_| Failure::Usage("the wait for a signal ended by itself".to_owned()))?;
+        server.stop();
+        node.shutdown()?;
+        Ok(Exit::Done)
+    }
+
+    /// What the flags make of the settings in `config.toml`.
+    fn config(&self, written: NetConfig) -> NetConfig {
+        let mut config = match self.preset {
+            None => written,
+            Some(preset) => {
+                let preset = match preset {
+                    Preset::HighThroughput => NetConfig::high_throughput(),
+                    Preset::LowLatency => NetConfig::low_latency(),
+                };
+                let mut config = written;
+                config.k_bucket_size = preset.k_bucket_size;
+                config.alpha = preset.alpha;
+                config.replication_factor = preset.replication_factor;
+                config.refresh_interval = preset.refresh_interval;
+                config.ttl = preset.ttl;
+                config
+            }
+        };
+        if !self.listen.is_empty() {
+            config.listen.clone_from(&self.listen);
+        }
+        config.join.extend(self.join.iter().cloned());
+        config.mdns &= !self.no_mdns;
+        config.allow.extend(self.allow.iter().copied());
+        fn set<T: Clone>(field: &mut T, flag: Option<&T>) {
+            if let Some(flag) = flag {
+                field.clone_from(flag);
+            }
+        }
+        set(&mut config.network_id, self.network_id.as_ref());
+        set(&mut config.k_bucket_size, self.k_bucket_size.as_ref());
+        set(&mut config.alpha, self.alpha.as_ref());
+        set(&mut config.replication_factor, self.replication_factor.as_ref());
+        set(&mut config.refresh_interval, self.refresh_interval.as_ref());
+        set(&mut config.ttl, self.ttl.as_ref());
+        set(&mut config.departure, self.departure.as_ref());
+        set(&mut config.upload_bytes_per_second, self.upload.as_ref());
+        set(&mut config.download_bytes_per_second, self.download.as_ref());
+        config
+    }
+}

@@ -1,0 +1,41 @@
+//! `caskad peers`: whom the running node knows.
+
+use caskad::PeerSummary;
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::{Exit, Result};
+use crate::output::joined;
+use crate::table::Table;
+
+/// List the peers that the node is connected to or knows
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caskad peers
+  caskad peers --json | jq -r '.[] | select(.connected) | .peer_id'")]
+pub(crate) struct Peers {}
+
+impl Peers {
+    pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
+        let peers = context.needed_node()?.peers()?;
+        context.list(peers.as_slice(), describe)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn describe(peers: &[PeerSummary]) -> String {
+    if peers.is_empty() {
+        return "no peers\n".to_owned();
+    }
+    let mut table = Table::new(&["PEER", "STATE", "ADDRESSES"]);
+    for peer in peers {
+        let state = match (peer.banned, peer.connected) {
+            (true, _) => "sent wrong chunks",
+            (false, true) => "connected",
+            (false, false) => "known",
+        };
+        table.row([peer.peer_id.clone(), state.to_owned(), joined(&peer.addresses)]);
+    }
+    table.render("")
+}

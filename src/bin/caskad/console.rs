@@ -1,0 +1,76 @@
+//! [`Console`]: where a command reads and writes, and which directory its relative paths start from. For a command that another process
+//! asked for, these are that process's own: it has handed its open files over.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressDrawTarget;
+
+#[derive(Debug)]
+pub(crate) struct Console {
+    stdin: File,
+    stdout: File,
+    stderr: File,
+    /// `None`: this process's own directory.
+    directory: Option<PathBuf>,
+}
+
+impl Console {
+    /// That of this process.
+    pub(crate) fn own() -> io::Result<Console> {
+        Ok(Console {
+            stdin: io::stdin().as_fd().try_clone_to_owned()?.into(),
+            stdout: io::stdout().as_fd().try_clone_to_owned()?.into(),
+            stderr: io::stderr().as_fd().try_clone_to_owned()?.into(),
+            directory: None,
+        })
+    }
+
+    /// That of another process.
+    pub(crate) fn of_another([stdin, stdout, stderr]: [File; 3], directory: PathBuf) -> Console {
+        Console { stdin, stdout, stderr, directory: Some(directory) }
+    }
+
+    /// `path` as this process must name it.
+    pub(crate) fn path(&self, path: &Path) -> PathBuf {
+        match &self.directory {
+            Some(directory) => directory.join(path),
+            None => path.to_owned(),
+        }
+    }
+
+    /// `path` as the user would name it.
+    pub(crate) fn shown<'p>(&self, path: &'p Path) -> std::path::Display<'p> {
+        let directory = self.directory.as_deref();
+        directory.and_then(|directory| path.strip_prefix(directory).ok()).unwrap_or(path).display()
+    }
+
+    pub(crate) fn stdin(&self) -> io::Result<impl Read + Send + 'static> {
+        self.stdin.try_clone()
+    }
+
+    pub(crate) fn stdout(&self) -> io::Result<impl Write + 'static> {
+        self.stdout.try_clone()
+    }
+
+    /// Prints `text` as it is.
+    pub(crate) fn print(&self, text: &str) -> io::Result<()> {
+        (&self.stdout).write_all(text.as_bytes())
+    }
+
+    /// Prints a line on standard error. Where that is gone there is nobody left to tell.
+    pub(crate) fn tell(&self, text: &str) {
+        let _ = (&self.stderr).write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// Where progress is drawn; `None` where standard error is no terminal.
+    pub(crate) fn terminal(&self) -> Option<ProgressDrawTarget> {
+        if !self.stderr.is_terminal() {
+            return None;
+        }
+        let (read, write) = (self.stderr.try_clone().ok()?, self.stderr.try_clone().ok()?);
+        Some(ProgressDrawTarget::term(console::Term::read_write_pair(read, write), 20))
+    }
+}
