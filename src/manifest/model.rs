@@ -191,6 +191,12 @@ impl Manifest {
         (first..end).map(move |chunk| (chunk, Span::new(offsets[chunk] - start, offsets[chunk + 1] - offsets[chunk])))
     }
 
+    /// The home of the chunk at `index`: where in the keyspace it belongs. Past the last chunk there is none.
+    pub fn home(&self, index: usize) -> Option<[u8; 4]> {
+        let own = || self.chunks.get(index).and_then(|chunk| chunk.hash.as_bytes().first_chunk().copied());
+        u32::try_from(index).ok().and_then(|index| self.homes.get(&index).copied()).or_else(own)
+    }
+
     /// The file at `path`, with its index.
     pub fn find_file(&self, path: &str) -> Option<(usize, &FileEntry)> {
         let file = self.files.binary_search_by(|entry| compare_paths(&entry.path, path)).ok()?;

@@ -17,6 +17,7 @@ mod compact;
 mod config;
 mod fetch;
 mod get;
+mod home;
 mod in_place;
 mod ingest;
 mod intake;

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry, compare_paths};
 use crate::monitor::Monitor;
 use crate::node::base::{BASE_VERSIONS, Bases};
+use crate::node::home::homes;
 use crate::node::in_place::InPlace;
 use crate::node::ingest::{Ingest, Ingested};
 use crate::node::payload::{Item, Items, Payload, PayloadKind, find_items};
@@ -142,6 +143,7 @@ impl Put<'_> {
                 }
             }
         }
+        contents.homes = homes(self.store, &contents.chunks, &self.bases)?;
         Ok(contents)
     }
 

@@ -7,6 +7,7 @@ use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
+use crate::node::home::home_of;
 use crate::node::store::Store;
 use crate::store::pack::{RECORD_HEADER_BYTES, RecordHeader, split_base};
 use crate::store::{ChunkReader, RecordKind};
@@ -85,12 +86,6 @@ impl Store {
         let plain_len = plain.len() as u32;
         Ok(Some(Parcel { hash: *hash, home: home_of(hash), plain_len, codec, base: None, payload }))
     }
-}
-
-/// The home of a chunk that no manifest gives another.
-pub(super) fn home_of(hash: &Hash) -> [u8; 4] {
-    let [a, b, c, d, ..] = *hash.as_bytes();
-    [a, b, c, d]
 }
 
 impl ChunkSource for Store {

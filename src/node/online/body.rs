@@ -7,7 +7,7 @@ use crate::hash::Hash;
 use crate::limits;
 use crate::net::push::Homed;
 use crate::net::record::Body;
-use crate::node::source::home_of;
+use crate::node::home::home_of;
 use crate::node::store::Store;
 
 /// A document as a record names it, and the chunks that it is made of.

@@ -16,10 +16,10 @@ use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
 use crate::net::fetch::{Fetched, PeerList, Wanted, fetch};
 use crate::net::placement::Group;
 use crate::net::record::{Body, Record, SignedRecord};
+use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
 use crate::node::online::publish::joined;
-use crate::node::source::home_of;
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 

@@ -24,7 +24,6 @@ use crate::node::online::place::Placed;
 use crate::node::payload::Payload;
 use crate::node::put::PutOptions;
 use crate::node::report::{NetPut, PutReport};
-use crate::node::source::home_of;
 use crate::refs::VersionEntry;
 use crate::store::KeyRefs;
 
@@ -123,10 +122,8 @@ impl NodeInner {
             return Ok((document.body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
         }
         let mut chunks = document.chunks;
-        chunks.extend(manifest.chunks.iter().enumerate().map(|(index, chunk)| {
-            let home = manifest.homes.get(&(index as u32)).copied();
-            (chunk.hash, home.unwrap_or_else(|| home_of(&chunk.hash)))
-        }));
+        let placed = manifest.chunks.iter().enumerate();
+        chunks.extend(placed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
         let placed = self.place(&chunks, terms, monitor).await?;
         if placed.incomplete == 0 {
             lock(&self.placed).insert(hash, Instant::now());

@@ -19,7 +19,6 @@ use crate::node::online::find::{FoundVersion, Missing, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
-use crate::node::source::home_of;
 use crate::node::version::Version;
 
 /// How often what has come so far is made durable.
@@ -175,7 +174,7 @@ impl NodeInner {
                 let faced = faced_chunks(&store, &key, &manifest)?;
                 let missing = indexes.into_iter().filter_map(|index| {
                     let chunk = *manifest.chunks.get(index)?;
-                    let home = manifest.homes.get(&(index as u32)).copied().unwrap_or_else(|| home_of(&chunk.hash));
+                    let home = manifest.home(index)?;
                     let bases =
                         faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
                     Some(Missing { chunk, home, bases: bases.into_iter().collect() })

@@ -41,7 +41,7 @@ fn describe(health: &Report) -> String {
         ("peers", format!("{} connected, {} known", health.connected_peers, health.known_peers)),
         ("buckets", joined(&health.bucket_sizes)),
         ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
-        ("leases", count(health.leases as u64, "lease of others")),
+        ("keeps", format!("{} of other peers", count(health.leases as u64, "lease"))),
         ("lacking", format!("{} on too few peers", count(health.under_replicated, "chunk"))),
         ("refused", refused),
         ("traffic", format!("{} sent, {} received", size(health.sent_bytes), size(health.received_bytes))),
