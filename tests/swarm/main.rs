@@ -2,5 +2,11 @@
 #![cfg(feature = "net")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod access;
+mod hostile;
+mod liar;
+mod many;
 mod nodes;
 mod put_get;
+mod raw;
+mod versions;

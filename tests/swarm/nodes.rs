@@ -52,6 +52,15 @@ impl Swarm {
         node
     }
 
+    /// A node with settings of its own.
+    pub(crate) fn add_with(&mut self, config: NetConfig) -> Node {
+        let index = self.ports.len();
+        self.ports.push(NEXT_PORT.fetch_add(1, Ordering::Relaxed));
+        let node = self.launch(index, config);
+        self.nodes.push(node.clone());
+        node
+    }
+
     /// Starts node `index` on its directory.
     pub(crate) fn launch(&self, index: usize, mut config: NetConfig) -> Node {
         let listen = format!("/memory/{}", self.ports[index]);
@@ -64,13 +73,23 @@ impl Swarm {
         Node::start(store, NodeOptions::new(config).transport(transport::memory)).unwrap()
     }
 
+    /// Where node `index` listens.
+    pub(crate) fn address(&self, index: usize) -> libp2p::Multiaddr {
+        format!("/memory/{}", self.ports[index]).parse().unwrap()
+    }
+
+    /// An address that nobody listens at.
+    pub(crate) fn free_address(&self) -> libp2p::Multiaddr {
+        format!("/memory/{}", NEXT_PORT.fetch_add(1, Ordering::Relaxed)).parse().unwrap()
+    }
+
     pub(crate) fn store(&self, index: usize) -> PathBuf {
         self.dir.path().join(format!("node-{index}"))
     }
 
     /// Waits until every node knows every other.
     pub(crate) fn settle(&self) {
-        let most = self.nodes.len() - 1;
+        let most = self.nodes.len().saturating_sub(1);
         for node in &self.nodes {
             eventually("a node knows its peers", || node.peers().unwrap().len() >= most.min(20));
         }

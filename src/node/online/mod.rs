@@ -3,10 +3,12 @@
 //! - `node`: starting, the parts, and the end of it;
 //! - put: `publish` (the versions of a key: place their chunks, then the record) → `place` (chunks to holders, with an honest quorum);
 //! - get: `find` (key → record → catalogue → manifest) → `pull` (the chunks that are not here) → the store's own get;
+//! - `heal` fetches again what verification found damaged;
 //! - `keeper` answers peers, `upkeep` renews, republishes and repairs, `overview` tells how the node is.
 
 mod body;
 mod find;
+mod heal;
 mod keeper;
 mod node;
 mod overview;

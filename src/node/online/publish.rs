@@ -80,21 +80,21 @@ impl NodeInner {
         };
         let (latest, manifest) = (*latest, version.manifest);
         let bytes = catalogue.encode();
-        let chunks = placed.clone();
+        if placed.short > 0 {
+            // A record names only what is kept.
+            return Err(Error::TooFewPeers {
+                name: format!("{key}@{latest}"),
+                found: placed.fewest,
+                needed: self.config.quorum(),
+                short: placed.short,
+                chunks: placed.chunks,
+                peers: placed.peers.max(1),
+            });
+        }
         let done = self.publish_record(key.as_str(), latest, Some(manifest), &bytes, monitor).await?;
         placed.add(done);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
-        match chunks.short {
-            0 => Ok(placed),
-            short => Err(Error::TooFewPeers {
-                name: format!("{key}@{latest}"),
-                found: chunks.fewest,
-                needed: self.config.quorum(),
-                short,
-                chunks: chunks.chunks,
-                peers: chunks.peers.max(1),
-            }),
-        }
+        Ok(placed)
     }
 
     /// Sees that a version is where it belongs, unless that was seen not long ago.

@@ -18,6 +18,7 @@ use crate::output::{count, joined, plain, rate, size};
 Examples:
   caskad verify --all
   caskad verify runs/llama@epoch-1
+  caskad verify --all --repair
   caskad verify runs/llama@epoch-1 --against model.safetensors && python train.py")]
 pub(crate) struct Verify {
     /// The version
@@ -29,22 +30,35 @@ pub(crate) struct Verify {
     /// Compare this file or directory with the version, and leave the store's own copy alone
     #[arg(long, value_name = "PATH", conflicts_with = "all")]
     against: Option<PathBuf>,
+    /// Fetch what is damaged from peers, and look again; needs a running node
+    #[arg(long, conflicts_with = "against")]
+    repair: bool,
 }
 
 impl Verify {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let store = context.read()?;
-        let report = match (&self.version, &self.against) {
-            (Some(version), Some(path)) => store.verify_against(version, context.path(path), context.monitor())?,
-            (Some(version), None) => store.verify(version, context.monitor())?,
-            (None, _) if self.all => store.verify_all(context.monitor())?,
-            (None, _) => return Err(Failure::Usage("name a version, or --all".to_owned())),
-        };
+        let mut report = self.verify(context)?;
+        if self.repair {
+            let node = context.needed_node()?;
+            if !report.ok && node.heal(&report, context.monitor())? > 0 {
+                report = self.verify(context)?;
+            }
+        }
         match report.ok {
             true => context.confirm(&report, describe)?,
             false => context.list(&report, describe)?,
         }
         Ok(if report.ok { Exit::Done } else { Exit::Unverified })
+    }
+
+    fn verify(&self, context: &Context) -> Result<VerifyReport> {
+        let store = context.read()?;
+        Ok(match (&self.version, &self.against) {
+            (Some(version), Some(path)) => store.verify_against(version, context.path(path), context.monitor())?,
+            (Some(version), None) => store.verify(version, context.monitor())?,
+            (None, _) if self.all => store.verify_all(context.monitor())?,
+            (None, _) => return Err(Failure::Usage("name a version, or --all".to_owned())),
+        })
     }
 }
 

@@ -1,0 +1,140 @@
+//! Commands that go through a running node: the same answers, and the same end.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::process::{Net, random};
+
+#[test]
+fn a_command_says_the_same_through_a_node_as_without() {
+    let mut net = Net::start(2, &[]);
+    net.write("payload.bin", &random(200_000, 1));
+    // A relative path means the client's directory.
+    net.ok(0, &["put", "payload.bin", "--as", "m@best", "--meta", "epoch=3"]);
+    let commands: [&[&str]; 8] = [
+        &["ls"],
+        &["log", "m"],
+        &["show", "m@best"],
+        &["get", "m", "-o", "-"],
+        &["verify", "m", "--json", "--quiet"],
+        &["get", "n"],
+        &["get", "m@tset"],
+        &["diff", "m", "m@best"],
+    ];
+    let answers = |net: &Net| -> Vec<(Option<i32>, Vec<u8>, Vec<u8>)> {
+        let timeless = |text: Vec<u8>| match String::from_utf8(text) {
+            Ok(text) => text.split("\"seconds\"").next().unwrap_or_default().as_bytes().to_vec(),
+            Err(bytes) => bytes.into_bytes(),
+        };
+        let run = |args: &&[&str]| {
+            let ran = net.run(0, args);
+            (ran.status.code(), timeless(ran.stdout), ran.stderr)
+        };
+        commands.iter().map(run).collect()
+    };
+    let through = answers(&net);
+    assert!(net.store(0).join("node.sock").exists());
+    net.kill(0);
+    let direct = answers(&net);
+    for ((args, through), direct) in commands.iter().zip(through).zip(direct) {
+        assert!(through == direct, "{args:?}:\n{through:?}\n{direct:?}");
+    }
+    // A socket that a killed node left is in nobody's way.
+    let again = net.launch(0);
+    drop(again);
+    net.ok(0, &["ls"]);
+}
+
+#[test]
+fn standard_input_and_output_go_through() {
+    let net = Net::start(2, &[]);
+    let bytes = random(3 << 20, 2);
+    let mut put =
+        net.command(0).args(["put", "-", "--as", "piped"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    put.stdin.take().unwrap().write_all(&bytes).unwrap();
+    assert!(put.wait().unwrap().success());
+    let got = net.run(0, &["get", "piped", "-o", "-"]);
+    assert!(got.stdout == bytes);
+    // A reader that has seen enough is no failure.
+    let mut get = net.command(0).args(["get", "piped", "-o", "-"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut some = [0; 10];
+    get.stdout.take().unwrap().read_exact(&mut some).unwrap();
+    assert!(get.wait().unwrap().success());
+}
+
+#[test]
+fn a_node_ends_in_good_order_and_only_one_runs_on_a_store() {
+    let mut net = Net::start(1, &[]);
+    let second = net.run(0, &["node", "--no-mdns"]);
+    assert_eq!(second.status.code(), Some(5), "{second:?}");
+    let mode = std::fs::metadata(net.store(0).join("node.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "only its user may connect");
+    let pid = rustix::process::Pid::from_child(&net.nodes[0].child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(net.nodes[0].child.wait().unwrap().code(), Some(0));
+    assert!(!net.store(0).join("node.sock").exists());
+    let refused = net.run(0, &["health"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("caskad node"));
+}
+
+#[test]
+fn an_interrupted_command_leaves_the_node_and_its_store_alone() {
+    let net = Net::start(1, &[]);
+    let mut put =
+        net.command(0).args(["put", "-", "--as", "never"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdin = put.stdin.take().unwrap();
+    stdin.write_all(&random(2 << 20, 3)).unwrap();
+    let pid = rustix::process::Pid::from_child(&put);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    drop(stdin);
+    assert_eq!(put.wait().unwrap().code(), Some(130));
+    // One that is killed outright is noticed, too.
+    let mut put = net.command(0).args(["put", "-", "--as", "never"]).stdin(Stdio::piped()).spawn().unwrap();
+    put.kill().unwrap();
+    put.wait().unwrap();
+    assert_eq!(net.json(0, &["ls"]), serde_json::json!([]));
+    net.ok(0, &["verify", "--all"]);
+}
+
+#[test]
+fn garbage_on_the_socket_is_survived() {
+    let net = Net::start(1, &[]);
+    let socket = net.store(0).join("node.sock");
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"ckc1\xff\xff\xff\xff", b"ckc1\x02\0\0\0{}", b""] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert_ne!(answer, [0], "{bytes:?}");
+    }
+    net.ok(0, &["ls"]);
+}
+
+#[test]
+fn identities_and_aliases() {
+    let net = Net::start(2, &[]);
+    let scope = net.json(0, &["id"])["scope"].as_str().unwrap().to_owned();
+    net.ok(1, &["alias", "alice", &scope]);
+    assert_eq!(net.json(1, &["alias"])["alice"], scope.as_str());
+    let file = net.write("payload.bin", &random(100_000, 4));
+    net.ok(0, &["put", &file, "--as", "models/a@first"]);
+    let log = net.json(1, &["log", "@alice/models/a"]);
+    assert_eq!((&log[0]["version"], &log[0]["label"]), (&1.into(), &"first".into()));
+    net.eventually("the listing is published", || {
+        net.json(1, &["ls", "@alice"]).as_array().unwrap().iter().any(|key| key["versions"] == 1)
+    });
+    let unknown = net.run(1, &["get", "@alcie/models/a"]);
+    assert_eq!(unknown.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("did you mean alice?"));
+    let scoped = net.run(1, &["put", &file, "--as", "@alice/models/a"]);
+    assert_eq!(scoped.status.code(), Some(2), "{scoped:?}");
+    net.ok(0, &["id", "--export", "team.key"]);
+    let imported = net.run(1, &["id", "--import", "team.key"]);
+    assert_eq!(imported.status.code(), Some(2), "a running node keeps its key");
+}

@@ -1,0 +1,96 @@
+//! Nodes that die, come back, and are replaced.
+
+use crate::process::{Net, random};
+
+/// What takes hours takes seconds.
+const QUICK: [&str; 6] = ["--refresh-interval", "2s", "--departure", "2s", "--ttl", "60s"];
+
+#[test]
+fn two_of_eight_are_killed_and_the_rest_give_and_heal_what_was_put() {
+    let mut net = Net::start(8, &QUICK);
+    let bytes = random(6 << 20, 1);
+    let file = net.write("payload.bin", &bytes);
+    let put = net.json(0, &["put", &file, "--as", "team/model"]);
+    assert_eq!(put["replicas"], 3, "{put}");
+    assert!(put["lookups"].as_u64().unwrap() <= 8 / 11 + 8 + 4, "{put}");
+    let replicas = |net: &Net, alive: &[usize]| -> u64 {
+        alive.iter().map(|&index| net.json(index, &["stat"])["chunks"].as_u64().unwrap()).sum()
+    };
+    let before = replicas(&net, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    net.kill(6);
+    net.kill(7);
+    let key = net.key(0, "team/model");
+    let get = net.json(3, &["get", &key, "-o", "restored.bin"]);
+    assert!(net.read("restored.bin") == bytes, "{get}");
+    assert!(get["from_peers"].as_u64().unwrap() > 0);
+    let alive = [0, 1, 2, 3, 4, 5];
+    // Node 3 has all of it now, as a copy; and of what two held, each chunk is on three of the others again.
+    net.eventually("the replicas are back", || {
+        let lacking: u64 =
+            alive.iter().map(|&index| net.json(index, &["health"])["under_replicated"].as_u64().unwrap()).sum();
+        lacking == 0 && replicas(&net, &alive) >= before
+    });
+    net.kill(0);
+    let again = net.json(5, &["get", &key, "-o", "again.bin"]);
+    assert!(net.read("again.bin") == bytes, "{again}");
+}
+
+#[test]
+fn a_node_that_was_killed_comes_back_and_serves() {
+    let mut net = Net::start(3, &QUICK);
+    let bytes = random(2 << 20, 2);
+    let file = net.write("payload.bin", &bytes);
+    net.json(1, &["put", &file, "--as", "m"]);
+    net.kill(1);
+    let back = net.launch(1);
+    assert_eq!(back.scope, net.nodes[1].scope, "it keeps its keys");
+    net.nodes[1] = back;
+    net.settle();
+    assert_eq!(net.ok(1, &["verify", "--all"]).lines().next().unwrap().split(':').next(), Some("ok"));
+    net.kill(0);
+    let got = net.json(2, &["get", &net.key(1, "m"), "-o", "restored.bin"]);
+    assert!(net.read("restored.bin") == bytes, "{got}");
+}
+
+#[test]
+fn too_few_peers_is_said_and_finished_when_they_come() {
+    let mut net = Net::start(1, &QUICK);
+    let bytes = random(1 << 20, 3);
+    let file = net.write("payload.bin", &bytes);
+    let ran = net.run(0, &["--json", "put", &file, "--as", "m"]);
+    assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+    let error: serde_json::Value = serde_json::from_slice(&ran.stderr).unwrap();
+    let error = &error["error"];
+    assert_eq!((&error["kind"], &error["found"], &error["needed"]), (&"too_few_peers".into(), &1.into(), &2.into()));
+    net.ok(0, &["get", "m", "-o", "local.bin"]);
+    assert!(net.read("local.bin") == bytes, "it is stored here");
+    for index in 1..3 {
+        let node = net.launch(index);
+        net.nodes.push(node);
+    }
+    net.settle();
+    let key = net.key(0, "m");
+    net.eventually("the put is finished", || {
+        net.run(2, &["get", &key, "-o", "remote.bin", "--force"]).status.success()
+    });
+    assert!(net.read("remote.bin") == bytes);
+}
+
+#[test]
+fn damage_is_healed_from_peers() {
+    let net = Net::start(4, &QUICK);
+    let bytes = random(3 << 20, 4);
+    let file = net.write("payload.bin", &bytes);
+    net.json(0, &["put", &file, "--as", "m"]);
+    let pack = net.store(0).join("packs").join("p-00000001.pack");
+    let mut packed = std::fs::read(&pack).unwrap();
+    for at in [300_000, 1_300_000] {
+        packed[at] ^= 1;
+    }
+    std::fs::write(&pack, packed).unwrap();
+    assert_eq!(net.run(0, &["verify", "m"]).status.code(), Some(1));
+    let healed = net.json(0, &["verify", "m", "--repair"]);
+    assert_eq!(healed["ok"], true, "{healed}");
+    net.ok(0, &["get", "m", "-o", "restored.bin"]);
+    assert!(net.read("restored.bin") == bytes);
+}

@@ -1,0 +1,130 @@
+//! [`Net`]: nodes as processes, each on a store of its own. Every wait is bounded; every process dies with its test.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub(crate) struct Net {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) nodes: Vec<Process>,
+    flags: Vec<String>,
+}
+
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) scope: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Net {
+    /// `count` nodes that know each other, started with `flags`.
+    pub(crate) fn start(count: usize, flags: &[&str]) -> Net {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut net = Net { dir: tempfile::tempdir().unwrap(), nodes: Vec::new(), flags };
+        for index in 0..count {
+            let node = net.launch(index);
+            net.nodes.push(node);
+        }
+        net.settle();
+        net
+    }
+
+    /// Waits until each node that runs knows all others.
+    pub(crate) fn settle(&self) {
+        for index in 0..self.nodes.len() {
+            self.eventually("a node knows its peers", || {
+                let known = self.json(index, &["peers"]);
+                known.as_array().unwrap().len() >= self.nodes.len() - 1
+            });
+        }
+    }
+
+    /// Starts node `index` on its store, and waits until it is ready.
+    pub(crate) fn launch(&self, index: usize) -> Process {
+        let mut command = self.command(index);
+        command.args(["--json", "node", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]).args(&self.flags);
+        if let Some(first) = self.nodes.first() {
+            command.args(["--join", &first.address]);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Process { child, address: text(&ready["listen"][0]), scope: text(&ready["scope"]) }
+    }
+
+    pub(crate) fn store(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("store-{index}"))
+    }
+
+    /// The command on the store of node `index`, not yet started.
+    pub(crate) fn command(&self, index: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_caskad"));
+        command.current_dir(self.dir.path()).env("CASKAD_STORE", self.store(index)).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, index: usize, args: &[&str]) -> Output {
+        self.command(index).args(args).output().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(&self, index: usize, args: &[&str]) -> String {
+        let ran = self.run(index, args);
+        assert!(ran.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, index: usize, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(index, &[&["--json"], args].concat())).unwrap()
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.dir.path().join(name)).unwrap()
+    }
+
+    /// A key of node `index`, as the others write it.
+    pub(crate) fn key(&self, index: usize, name: &str) -> String {
+        format!("@{}/{name}", self.nodes[index].scope)
+    }
+
+    /// Ends a node as a power cut would.
+    pub(crate) fn kill(&mut self, index: usize) {
+        self.nodes[index].child.kill().unwrap();
+        self.nodes[index].child.wait().unwrap();
+    }
+
+    pub(crate) fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(90);
+        while !holds() {
+            assert!(Instant::now() < until, "in vain: {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Bytes that no encoding shortens, the same for the same seed.
+pub(crate) fn random(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,125 @@
+//! Versions of a model in the network: what travels of a new one, what an interruption costs, and what is remembered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use caskad::{Error, GetOptions, Monitor, Payload, Progress, PutOptions};
+
+use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
+}
+
+#[test]
+fn a_reader_of_version_1_receives_version_2_as_differences() {
+    let swarm = Swarm::start(6, quick());
+    let none = Monitor::none();
+    let versions = [fixture("real_bf16_v1.safetensors"), fixture("real_bf16_v2.safetensors")];
+    let name = "ft".parse().unwrap();
+    let put = |bytes: &Vec<u8>| {
+        let model = Payload::reader("model.safetensors", std::io::Cursor::new(bytes.clone()));
+        swarm.nodes[0].put(&name, model, &PutOptions::default(), &none).unwrap()
+    };
+    put(&versions[0]);
+    let reader = &swarm.nodes[5];
+    let get = |number: usize| {
+        let out = swarm.dir.path().join(format!("out-{number}"));
+        let version = format!("@{}/ft@{number}", swarm.nodes[0].scope()).parse().unwrap();
+        let report = reader.get(&version, &out, &GetOptions::default(), &none).unwrap();
+        assert!(restored(&out) == versions[number - 1]);
+        report
+    };
+    get(1);
+    let second = put(&versions[1]);
+    assert!(
+        second.network.unwrap().sent_bytes < 3 * versions[1].len() as u64 / 4,
+        "replicas are sent as differences, too"
+    );
+    let report = get(2);
+    assert_eq!(report.peer_deltas, report.from_peers, "{report:?}");
+    assert!(report.received_bytes * 100 < 35 * versions[1].len() as u64, "{} received", report.received_bytes);
+}
+
+/// Cancels after so many bytes.
+struct Stopper {
+    monitor: std::sync::OnceLock<Monitor>,
+    left: AtomicU64,
+}
+
+struct Stop(Arc<Stopper>);
+
+impl Progress for Stop {
+    fn advance(&self, bytes: u64) {
+        let left = self.0.left.fetch_sub(bytes.min(self.0.left.load(Ordering::SeqCst)), Ordering::SeqCst);
+        if left <= bytes {
+            self.0.monitor.get().unwrap().cancel();
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_get_fetches_no_verified_chunk_again() {
+    let swarm = Swarm::start(5, quick());
+    let none = Monitor::none();
+    let bytes = random(16 << 20, 1);
+    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let reader = swarm.nodes.iter().skip(1).min_by_key(|node| node.store().stat().unwrap().chunks).unwrap();
+    let before = reader.store().stat().unwrap().chunks;
+    let stopper = Arc::new(Stopper { monitor: std::sync::OnceLock::new(), left: AtomicU64::new(3 << 20) });
+    let monitor = Monitor::new(Stop(Arc::clone(&stopper)));
+    stopper.monitor.set(monitor.clone()).unwrap();
+    let out = swarm.dir.path().join("out");
+    let stopped = reader.get(&name, &out, &GetOptions::default(), &monitor);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    let came = reader.store().stat().unwrap().chunks - before;
+    assert!(came > 0, "what came is kept");
+    let report = reader.get(&name, &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
+    let version = swarm.nodes[0].store().version(&"m".parse().unwrap()).unwrap();
+    let chunks = version.manifest().chunks.len() as u64;
+    // The manifest and the catalogue came the first time.
+    assert!(report.from_peers <= chunks + 2 - came, "{} of {chunks} after {came}", report.from_peers);
+}
+
+#[test]
+fn what_is_removed_is_no_longer_kept() {
+    let mut config = quick();
+    config.ttl = std::time::Duration::from_secs(6);
+    let swarm = Swarm::start(4, config);
+    let none = Monitor::none();
+    let name = "m".parse().unwrap();
+    swarm.nodes[0].put(&name, payload(random(1 << 20, 1)), &PutOptions::default(), &none).unwrap();
+    swarm.nodes[0].put(&name, payload(random(1 << 20, 2)), &PutOptions::default(), &none).unwrap();
+    let manifest = swarm.nodes[0].store().version(&"m@1".parse().unwrap()).unwrap().manifest_hash();
+    let kept = || {
+        let leases = |node: &caskad::Node| node.store().leases().unwrap().all();
+        swarm.nodes.iter().skip(1).flat_map(leases).filter(|lease| lease.terms.manifest == manifest).count()
+    };
+    assert!(kept() > 0);
+    // Renewed, a lease outlives its time.
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    assert!(kept() > 0, "it was renewed");
+    swarm.nodes[0].store().remove(&"m@1".parse().unwrap()).unwrap();
+    swarm.nodes[0].wake();
+    eventually("its leases have ended", || kept() == 0);
+    let out = swarm.dir.path().join("out");
+    let scope = swarm.nodes[0].scope();
+    let gone = swarm.nodes[3].get(&format!("@{scope}/m@1").parse().unwrap(), &out, &GetOptions::default(), &none);
+    assert!(matches!(gone, Err(Error::NotFound { what: "version", .. })), "{gone:?}");
+    swarm.nodes[3].get(&format!("@{scope}/m@2").parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
+}
+
+#[test]
+fn a_node_does_not_go_back_to_an_older_record() {
+    let swarm = Swarm::start(4, quick());
+    let none = Monitor::none();
+    let name = "m".parse().unwrap();
+    for seed in 1..3 {
+        swarm.nodes[0].put(&name, payload(random(100_000, seed)), &PutOptions::default(), &none).unwrap();
+    }
+    let scoped = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let latest = |node: usize| swarm.nodes[node].log(&scoped, &none).unwrap().last().unwrap().version;
+    assert_eq!((latest(1), latest(2), latest(3)), (2, 2, 2));
+}
