@@ -58,6 +58,8 @@ mod cbor;
 pub mod chunk;
 pub mod codec;
 pub mod error;
+#[cfg(feature = "net")]
+pub mod gradient;
 pub mod hash;
 pub mod identity;
 pub mod key;

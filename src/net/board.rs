@@ -90,7 +90,6 @@ impl Board {
     }
 
     /// Chunks that are neither done nor lost.
-    #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.left
     }

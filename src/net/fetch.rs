@@ -139,22 +139,24 @@ impl Job {
         let mut bytes_under_way = self.len(first);
         under_way.push(self.one(&link, first));
         loop {
+            // Registered before the board is looked at, so that no change is missed in between.
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_over() {
+                // What is still under way is of no use to anybody.
+                return;
+            }
             let room = under_way.len() < WINDOW_CHUNKS && bytes_under_way < window.bytes();
-            let next = if room { self.next(place) } else { Next::Wait(Duration::from_secs(1)) };
-            match next {
+            let wait = match if room { self.next(place) } else { Next::Wait(Duration::from_secs(1)) } {
                 Next::Ask(index) => {
                     bytes_under_way += self.len(index);
                     under_way.push(self.one(&link, index));
                     continue;
                 }
-                Next::Done if under_way.is_empty() => return,
-                Next::Done | Next::Wait(_) => {}
-            }
-            let wait = match next {
+                Next::Done => return,
                 Next::Wait(wait) => wait,
-                _ => Duration::from_millis(200),
             };
-            let changed = self.changed.notified();
             tokio::select! {
                 Some((index, outcome)) = under_way.next() => {
                     bytes_under_way -= self.len(index);
@@ -179,7 +181,7 @@ impl Job {
                         }
                     }
                 }
-                () = changed => {}
+                () = &mut changed => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -189,6 +191,8 @@ impl Job {
     async fn first(&self, place: u32) -> Option<u32> {
         loop {
             let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             match self.next(place) {
                 Next::Ask(index) => return Some(index),
                 Next::Done => return None,
@@ -199,8 +203,13 @@ impl Job {
         }
     }
 
+    /// True when there is nothing left to fetch, or no sense in it.
+    fn is_over(&self) -> bool {
+        self.monitor.check().is_err() || lock(&self.broken).is_some() || lock(&self.board).left() == 0
+    }
+
     fn next(&self, place: u32) -> Next {
-        if self.monitor.check().is_err() || lock(&self.broken).is_some() {
+        if self.is_over() {
             return Next::Done;
         }
         lock(&self.board).next(place, Instant::now())

@@ -16,7 +16,7 @@ use crate::net::serve::{STALL, greet};
 use crate::net::wire::Frame;
 
 /// How long a peer may take for one answer. A commit waits for its disk.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// How often a stream is tried to be opened: the other side drops one that it has no room for.
 const ATTEMPTS: u32 = 3;

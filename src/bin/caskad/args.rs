@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    Alias, Compact, Completions, Diff, Export, Gc, Get, Health, Id, Import, Log, Ls, Man, Node, Peers, Pin, Put, Rm,
-    Show, Stat, Tag, Unpin, Verify,
+    Alias, Compact, Completions, Diff, Export, Gc, Get, Gradient, Health, Id, Import, Log, Ls, Man, Node, Peers, Pin,
+    Put, Rm, Show, Stat, Tag, Unpin, Verify,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -97,6 +97,7 @@ pub(crate) enum Command {
     Peers(Peers),
     Health(Health),
     Id(Id),
+    Gradient(Gradient),
     Alias(Alias),
     Completions(Completions),
     Man(Man),
@@ -130,6 +131,7 @@ impl Command {
             Command::Peers(peers) => peers.run(context),
             Command::Health(health) => health.run(context),
             Command::Id(id) => id.run(context),
+            Command::Gradient(gradient) => gradient.run(context),
             Command::Alias(alias) => alias.run(context),
             Command::Completions(completions) => completions.run(context),
             Command::Man(man) => man.run(context),

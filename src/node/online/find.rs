@@ -190,7 +190,9 @@ impl NodeInner {
             total.chunks += fetched.chunks;
             total.deltas += fetched.deltas;
             total.bytes += fetched.bytes;
-            total.liars.extend(fetched.liars);
+            for liar in fetched.liars {
+                monitor.warn(&format!("peer {liar} sent wrong chunks and was dropped; others are asked in its place"));
+            }
             let lost: std::collections::HashSet<u32> = fetched.lost.into_iter().collect();
             let mut place = 0;
             missing.retain(|_| {

@@ -107,7 +107,8 @@ impl NodeInner {
             return Ok((body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
         }
         let store = self.store.clone();
-        let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let end = self.lease_end().min(entry.expires_unix_ms.unwrap_or(u64::MAX));
+        let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: end };
         let read = tokio::task::spawn_blocking(move || {
             let bytes = store.manifest_bytes(&hash)?;
             let manifest = Manifest::decode(&bytes).map_err(|why| Error::Damaged {
@@ -146,35 +147,51 @@ impl NodeInner {
         let document = joined(tokio::task::spawn_blocking(move || store.store_document(&owned, terms)).await)?;
         let placed = self.place(&document.chunks, terms, monitor).await?;
         let publisher = self.identity.scope();
-        let key = Record::key(&publisher, name);
         let known = self.tables.published(name)?.map_or(0, |published| published.seq);
-        // Somebody who shares the scope's key may have published meanwhile.
-        let seen = self.find_record(&publisher, name).await?.map_or(0, |signed| signed.record.seq);
-        let seq = known.max(seen).max(self.tables.seen(&key)?.unwrap_or(0)) + 1;
+        let seen = self.tables.seen(&Record::key(&publisher, name))?.unwrap_or(0);
         let (catalogue, expires_unix_ms) = (document.body, self.lease_end());
         let manifest = manifest.unwrap_or(catalogue);
-        let record = Record { publisher, name: name.to_owned(), seq, version, manifest, catalogue, expires_unix_ms };
+        let mut record = Record {
+            publisher,
+            name: name.to_owned(),
+            seq: known.max(seen) + 1,
+            version,
+            manifest,
+            catalogue,
+            expires_unix_ms,
+        };
+        let outcome = match self.put_record(record.clone()).await {
+            Err(error) => match self.find_record(&publisher, name).await? {
+                // Somebody who shares the scope's key has published meanwhile: this comes after that.
+                Some(found) if found.record.seq >= record.seq => {
+                    record.seq = found.record.seq + 1;
+                    self.put_record(record).await
+                }
+                _ => Err(error),
+            },
+            done => done,
+        };
+        outcome.map(|()| placed)
+    }
+
+    /// Signs a record, and puts it where it belongs.
+    async fn put_record(&self, record: Record) -> Result<()> {
+        let key = Record::key(&record.publisher, &record.name);
+        let (name, version, seq) = (record.name.clone(), record.version, record.seq);
         let signed = record.sign(&self.identity);
-        self.tables.set_published(name, Published { seq, refs: Hash::default(), complete: false })?;
-        let place = kad::RecordKey::new(key.as_bytes());
+        self.tables.set_published(&name, Published { seq, refs: Hash::default(), complete: false })?;
         let peers = self.handle.closest(key.as_bytes().to_vec()).await?.peers;
         let peers: Vec<_> = peers.into_iter().map(|peer| peer.peer).take(limits::RECORD_REPLICAS.get()).collect();
-        let asked = peers.len();
-        let value = signed.bytes().to_vec();
-        let kept = kad::Record { key: place.clone(), value, publisher: None, expires: None };
-        let took = self.handle.put_record(kept, peers).await?.len();
-        if asked == 0 || took * 2 < asked {
-            return Err(Error::TooFewPeers {
-                name: if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") },
-                found: took,
-                needed: asked / 2 + 1,
-                short: 1,
-                chunks: 1,
-                peers: asked + 1,
-            });
+        let (asked, needed) = (peers.len(), peers.len() / 2 + 1);
+        let place = kad::RecordKey::new(key.as_bytes());
+        let kept = kad::Record { key: place, value: signed.bytes().to_vec(), publisher: None, expires: None };
+        let found = self.handle.put_record(kept, peers).await?.len();
+        if found < needed {
+            let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
+            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked + 1 });
         }
-        match self.find_record(&publisher, name).await? {
-            Some(found) if found.record.seq >= seq => Ok(placed),
+        match self.find_record(&signed.record.publisher, &name).await? {
+            Some(found) if found.record.seq >= seq => Ok(()),
             _ => Err(Error::Network {
                 what: "the record",
                 why: format!("the record of {name:?} cannot be read back; the node tries again"),

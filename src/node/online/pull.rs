@@ -59,6 +59,11 @@ impl Node {
         Ok(pulled.report(report))
     }
 
+    /// Has a version here, whole, fetching what is not; and opens it.
+    pub fn fetch(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
+        self.pull(wanted, &Part::Whole, monitor).map(|pulled| pulled.version)
+    }
+
     /// Opens a version, of this store or of another scope, without fetching its chunks.
     pub fn version(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
         let wanted = self.inner.store.canonical_version(wanted)?;
@@ -202,11 +207,6 @@ impl NodeInner {
             fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched?,
             error = persist => return Err(error),
         };
-        for liar in &fetched.liars {
-            monitor.warn(&format!(
-                "peer {liar} sent wrong chunks; it was dropped, and what it should have given came from others"
-            ));
-        }
         if whole {
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());

@@ -21,6 +21,7 @@ use crate::net::link::unusable;
 use crate::net::placement::Group;
 use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
+use crate::node::maintain::GcOptions;
 use crate::node::online::node::NodeInner;
 use crate::node::online::publish::{fingerprint, joined, lock};
 use crate::store::KeyRefs;
@@ -114,7 +115,15 @@ impl State {
 impl NodeInner {
     async fn expire(&self) -> Result<()> {
         let store = self.store.clone();
-        joined(tokio::task::spawn_blocking(move || store.leases()?.expire(NodeInner::now()).map(drop)).await)
+        joined(
+            tokio::task::spawn_blocking(move || {
+                store.leases()?.expire(NodeInner::now())?;
+                // What has expired is not renewed, nor listed.
+                let expired = GcOptions { expired_only: true, ..GcOptions::default() };
+                store.gc(expired, &Monitor::none()).map(drop)
+            })
+            .await,
+        )
     }
 
     /// Publishes the keys whose refs are not what was published last, and all of them when it is time to renew.

@@ -1,0 +1,122 @@
+//! Publishing contributions, and collecting those of a round.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::identity::ScopeKey;
+use crate::key::{Key, PutName, VersionRef};
+use crate::monitor::Monitor;
+use crate::node::{Node, Payload, PutOptions, PutReport, Version};
+
+/// Workers that are asked at the same time.
+const AT_ONCE: usize = 16;
+
+/// How long after a look in vain the next one follows.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A contribution that came.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Whose it is: signed with that key.
+    pub worker: ScopeKey,
+    /// What it is, stored here until its time is up.
+    pub version: Version,
+}
+
+/// The contributions of a round, in the order of the workers.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Collection {
+    /// What came in time.
+    pub contributions: Vec<Collected>,
+    /// Who did not publish in time, or cannot be reached.
+    pub missing: Vec<ScopeKey>,
+}
+
+/// The key of a round: `gradient/RUN/ROUND`.
+pub fn round_key(run: &str, round: u64) -> Result<Key> {
+    format!("gradient/{run}/{round}").parse()
+}
+
+/// Publishes this node's contribution to `round` of `run`, which peers keep for `ttl`.
+pub fn publish(
+    node: &Node,
+    run: &str,
+    round: u64,
+    payload: Payload<'_>,
+    ttl: Duration,
+    monitor: &Monitor,
+) -> Result<PutReport> {
+    let name = PutName { key: round_key(run, round)?, label: None };
+    let mut options = PutOptions::default();
+    options.ttl = Some(ttl);
+    node.put(&name, payload, &options, monitor)
+}
+
+/// Fetches what `workers` have published of `round` of `run`, many at once, and waits for those who have not until `deadline` has passed.
+pub fn collect(
+    node: &Node,
+    run: &str,
+    round: u64,
+    workers: &[ScopeKey],
+    deadline: Duration,
+    monitor: &Monitor,
+) -> Result<Collection> {
+    let until = Instant::now() + deadline;
+    let key = round_key(run, round)?;
+    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..workers.len()).collect());
+    let found: Mutex<Vec<Option<Version>>> = Mutex::new((0..workers.len()).map(|_| None).collect());
+    // Ended with the deadline, whatever a fetch is at.
+    let patience = Monitor::none();
+    let ask = || -> Result<()> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some((index, worker)) = next.and_then(|index| Some((index, workers.get(index)?))) else {
+                return Ok(());
+            };
+            let wanted = VersionRef::from(key.in_scope(worker));
+            loop {
+                monitor.check()?;
+                match node.fetch(&wanted, &patience) {
+                    Ok(version) => {
+                        if let Some(place) = found.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
+                            *place = Some(version);
+                        }
+                        break;
+                    }
+                    Err(Error::NotFound { .. } | Error::Network { .. }) if Instant::now() + AGAIN < until => {
+                        std::thread::sleep(AGAIN);
+                    }
+                    Err(Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers.len().min(AT_ONCE)).map(|_| scope.spawn(ask)).collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() >= until || monitor.check().is_err() {
+                patience.cancel();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| {
+                Err(Error::Network { what: "collecting", why: "a worker's fetch panicked".to_owned() })
+            })
+        })
+    })?;
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut collection = Collection { contributions: Vec::new(), missing: Vec::new() };
+    for (worker, version) in workers.iter().zip(found) {
+        match version {
+            Some(version) => collection.contributions.push(Collected { worker: *worker, version }),
+            None => collection.missing.push(*worker),
+        }
+    }
+    Ok(collection)
+}
