@@ -14,7 +14,7 @@ fn names_follow_their_syntax() {
     for (args, why) in [
         (&["put", "a", "--as", "a b"][..], "' ' is not allowed"),
         (&["put", "a", "--as", "m@3"], "given by the store"),
-        (&["put", "a", "--as", "@team/m"], "no network"),
+        (&["put", "a", "--as", "@team/m"], "without a scope"),
         (&["get", "a//b"], "segment is empty"),
         (&["get", "m@b3-xyz"], "6 to 64"),
         (&["log", "m@1"], "'@' is not allowed"),

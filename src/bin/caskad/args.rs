@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    Alias, Compact, Completions, Diff, Export, Gc, Get, Gradient, Health, Id, Import, Log, Ls, Man, Node, Peers, Pin,
-    Put, Rm, Show, Stat, Tag, Unpin, Verify,
+    Alias, Compact, Completions, Demo, Diff, Export, Gc, Get, Gradient, Health, Id, Import, Log, Ls, Man, Node, Peers,
+    Pin, Put, Rm, Show, Stat, Tag, Unpin, Verify,
 };
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -98,6 +98,7 @@ pub(crate) enum Command {
     Health(Health),
     Id(Id),
     Gradient(Gradient),
+    Demo(Demo),
     Alias(Alias),
     Completions(Completions),
     Man(Man),
@@ -106,7 +107,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether a node that has the store open carries the command out.
     pub(crate) fn goes_through_a_node(&self) -> bool {
-        !matches!(self, Command::Node(_) | Command::Completions(_) | Command::Man(_))
+        !matches!(self, Command::Node(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_))
     }
 
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
@@ -132,6 +133,7 @@ impl Command {
             Command::Health(health) => health.run(context),
             Command::Id(id) => id.run(context),
             Command::Gradient(gradient) => gradient.run(context),
+            Command::Demo(demo) => demo.run(context),
             Command::Alias(alias) => alias.run(context),
             Command::Completions(completions) => completions.run(context),
             Command::Man(man) => man.run(context),

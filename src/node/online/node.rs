@@ -100,6 +100,8 @@ pub(super) struct NodeInner {
     pub(super) placed: Mutex<HashMap<Hash, Instant>>,
     /// Chunks that the last comparison found on too few peers.
     pub(super) under_replicated: AtomicU64,
+    /// When that was.
+    pub(super) compared: Mutex<Option<Instant>>,
     /// Wakes the upkeep before its time.
     pub(super) upkeep: Notify,
 }
@@ -273,6 +275,7 @@ async fn start(
         publishing: tokio::sync::Mutex::default(),
         placed: Mutex::default(),
         under_replicated: AtomicU64::new(0),
+        compared: Mutex::default(),
         upkeep: Notify::new(),
     });
     tokio::spawn(watch(Arc::downgrade(&inner), inner.handle.events()));

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::net::event_loop::PeerAddresses;
 use crate::node::online::node::{Node, NodeInner};
+use crate::node::online::publish::lock;
 
 /// How a node is.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +38,8 @@ pub struct Health {
     pub leases: usize,
     /// Chunks that the last comparison found on too few peers.
     pub under_replicated: u64,
+    /// When the placement groups held here were last compared with their other holders.
+    pub compared_seconds_ago: Option<f64>,
     /// Records that were refused.
     pub refused_records: u64,
     /// Chunks that peers put here and that did not match their hash.
@@ -88,6 +91,7 @@ impl Node {
             stored_bytes: stat.stored_bytes,
             leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
             under_replicated: count(&self.inner.under_replicated),
+            compared_seconds_ago: lock(&self.inner.compared).map(|at| at.elapsed().as_secs_f64()),
             refused_records: count(&self.inner.refused_records),
             wrong_chunks: count(&served.wrong_chunks),
             refused_requests: count(&served.refused_requests),

@@ -183,6 +183,7 @@ impl NodeInner {
             short = short.saturating_sub(self.bring_to(&peer, chunks).await);
         }
         self.under_replicated.store(short, Ordering::Relaxed);
+        *lock(&self.compared) = Some(Instant::now());
         Ok(())
     }
 

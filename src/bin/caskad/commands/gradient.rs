@@ -16,6 +16,11 @@ use crate::target::Target;
 
 /// Exchange the gradients of a training round, and fold them
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caskad gradient publish grads.safetensors --run llama-3 --round 17
+  caskad gradient collect --run llama-3 --round 17 --worker @alice --worker @bob -o mean.safetensors
+  caskad gradient aggregate a.safetensors b.safetensors --median -o median.safetensors")]
 pub(crate) struct Gradient {
     #[command(subcommand)]
     step: Step,

@@ -4,6 +4,7 @@
 mod alias;
 mod compact;
 mod completions;
+mod demo;
 mod diff;
 mod export;
 mod gc;
@@ -29,6 +30,7 @@ mod verify;
 pub(crate) use alias::Alias;
 pub(crate) use compact::Compact;
 pub(crate) use completions::Completions;
+pub(crate) use demo::Demo;
 pub(crate) use diff::Diff;
 pub(crate) use export::Export;
 pub(crate) use gc::Gc;

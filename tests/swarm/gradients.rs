@@ -1,0 +1,48 @@
+//! A round of training: every worker publishes, every worker collects.
+
+use std::time::{Duration, Instant};
+
+use caskad::gradient::{Contribution, NonFinite, Rule, aggregate, collect, publish};
+use caskad::{Monitor, Payload};
+
+use crate::nodes::{Swarm, quick};
+
+fn contribution(value: f32) -> Vec<u8> {
+    let data: Vec<u8> = (0..50_000).flat_map(|n| (value + n as f32 * 1e-3).to_le_bytes()).collect();
+    let json = format!("{{\"w\":{{\"dtype\":\"F32\",\"shape\":[50000],\"data_offsets\":[0,{}]}}}}", data.len());
+    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat()
+}
+
+#[test]
+fn every_worker_collects_the_round_and_knows_who_is_missing() {
+    let swarm = Swarm::start(4, quick());
+    let none = Monitor::none();
+    for (worker, node) in swarm.nodes.iter().enumerate().take(3) {
+        let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(worker as f32)));
+        publish(node, "run", 7, payload, Duration::from_secs(60), &none).unwrap();
+    }
+    let workers: Vec<_> = swarm.nodes.iter().map(|node| node.scope()).collect();
+    for node in &swarm.nodes {
+        let started = Instant::now();
+        let round = collect(node, "run", 7, &workers, Duration::from_secs(3), &none).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert_eq!(round.missing, [workers[3]]);
+        let contributions: Vec<&dyn Contribution> =
+            round.contributions.iter().map(|collected| &collected.version as &dyn Contribution).collect();
+        assert_eq!(contributions.len(), 3);
+        let mut out = Vec::new();
+        aggregate(&contributions, &Rule::Mean, NonFinite::Refuse, &mut out, &none).unwrap();
+        let last = f32::from_le_bytes(out[out.len() - 4..].try_into().unwrap());
+        assert!((last - (1.0 + 49_999.0 * 1e-3)).abs() < 1e-4, "{last}");
+    }
+    // A late one is waited for.
+    let late = swarm.nodes[3].clone();
+    let publishing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(3.0)));
+        publish(&late, "run", 7, payload, Duration::from_secs(60), &Monitor::none()).unwrap();
+    });
+    let round = collect(&swarm.nodes[0], "run", 7, &workers, Duration::from_secs(30), &none).unwrap();
+    assert_eq!((round.contributions.len(), round.missing.len()), (4, 0));
+    publishing.join().unwrap();
+}
