@@ -67,7 +67,6 @@ pub mod limits;
 pub mod manifest;
 mod meta;
 pub mod monitor;
-#[cfg(feature = "net")]
 pub mod net;
 pub mod node;
 pub mod refs;

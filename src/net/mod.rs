@@ -5,26 +5,42 @@
 //! `serve` (answering), `link` (asking one peer) and `fetch` (asking many at once).
 //!
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
-//! [`ChunkSource`](crate::chunk::ChunkSource) and [`Keeper`](serve::Keeper).
+//! [`ChunkSource`](crate::chunk::ChunkSource) and its like. `docs/protocol.md` describes every byte that travels. What needs no libp2p (placement,
+//! regions, frames, records) is here without the feature `net` as well.
 
+#[cfg(feature = "net")]
 pub use libp2p::{Multiaddr, PeerId};
 
+#[cfg(feature = "net")]
 pub(crate) mod behaviour;
+#[cfg(feature = "net")]
 mod board;
 pub mod catalogue;
+#[cfg(feature = "net")]
 pub mod config;
+#[cfg(feature = "net")]
 pub(crate) mod event_loop;
+#[cfg(feature = "net")]
 pub(crate) mod fetch;
+#[cfg(feature = "net")]
 pub(crate) mod framed;
+#[cfg(feature = "net")]
 pub(crate) mod kad_records;
+#[cfg(feature = "net")]
 pub(crate) mod link;
+#[cfg(feature = "net")]
 mod mux;
 pub mod placement;
+#[cfg(feature = "net")]
 pub(crate) mod push;
 pub mod record;
 pub mod region;
+#[cfg(feature = "net")]
 pub(crate) mod resolver;
+#[cfg(feature = "net")]
 pub(crate) mod serve;
+#[cfg(feature = "net")]
 pub(crate) mod tables;
+#[cfg(feature = "net")]
 pub mod transport;
 pub mod wire;

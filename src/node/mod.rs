@@ -20,6 +20,7 @@ mod get;
 mod home;
 mod in_place;
 mod ingest;
+#[cfg(feature = "net")]
 mod intake;
 mod kin;
 mod leases;

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, Ran};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 25] = [
     "put",
     "get",
     "verify",
