@@ -51,8 +51,7 @@ pub fn publish(
     monitor: &Monitor,
 ) -> Result<PutReport> {
     let name = PutName { key: round_key(run, round)?, label: None };
-    let mut options = PutOptions::default();
-    options.ttl = Some(ttl);
+    let options = PutOptions { ttl: Some(ttl), ..PutOptions::default() };
     node.put(&name, payload, &options, monitor)
 }
 

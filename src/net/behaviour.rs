@@ -63,12 +63,12 @@ impl Behaviour {
             .with_max_established(Some(limits::CONNECTIONS))
             .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER))
             .with_max_pending_incoming(Some(limits::PENDING_CONNECTIONS));
-        let allowed = config.allow.is_empty().then_some(None).unwrap_or_else(|| {
+        let allowed = (!config.allow.is_empty()).then(|| {
             let mut allowed = allow_block_list::Behaviour::<AllowedPeers>::default();
             for peer in &config.allow {
                 allowed.allow_peer(*peer);
             }
-            Some(allowed)
+            allowed
         });
         let mdns = match config.mdns {
             true => {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -68,7 +69,7 @@ enum Command {
     Connect(PeerAddresses, oneshot::Sender<Result<()>>),
     Disconnect(PeerId),
     Closest(Vec<u8>, oneshot::Sender<Closest>),
-    PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<Vec<PeerId>>),
+    PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<(bool, Vec<PeerId>)>),
     GetRecord(kad::RecordKey, usize, oneshot::Sender<Vec<Vec<u8>>>),
     View(oneshot::Sender<NetworkView>),
 }
@@ -144,8 +145,8 @@ impl Handle {
         self.ask(|answer| Command::Closest(key, answer)).await
     }
 
-    /// Stores a record here and on `peers`; answers with those that took it.
-    pub(crate) async fn put_record(&self, record: kad::Record, peers: Vec<PeerId>) -> Result<Vec<PeerId>> {
+    /// Stores a record here and on `peers`; answers whether it was taken here, and which of them took it.
+    pub(crate) async fn put_record(&self, record: kad::Record, peers: Vec<PeerId>) -> Result<(bool, Vec<PeerId>)> {
         self.ask(|answer| Command::PutRecord(record, peers, answer)).await
     }
 
@@ -163,7 +164,7 @@ impl Handle {
 /// A query of Kademlia under way, and who waits for it.
 enum Query {
     Closest(Closest, oneshot::Sender<Closest>),
-    Put(oneshot::Sender<Vec<PeerId>>, Vec<PeerId>),
+    Put(oneshot::Sender<(bool, Vec<PeerId>)>, Vec<PeerId>),
     Get { found: Vec<Vec<u8>>, enough: usize, answer: oneshot::Sender<Vec<Vec<u8>>> },
 }
 
@@ -259,6 +260,12 @@ impl EventLoop {
             Command::PutRecord(record, peers, answer) => {
                 let all = NonZeroUsize::new(peers.len()).unwrap_or(NonZeroUsize::MIN);
                 let kad = &mut self.swarm.behaviour_mut().kad;
+                // This node is one of those that have it: a network may have no other yet.
+                let kept = kad.store_mut().put(record.clone()).is_ok();
+                if peers.is_empty() || !kept {
+                    let _ = answer.send((kept, Vec::new()));
+                    return;
+                }
                 let query = kad.put_record_to(record, peers.clone().into_iter(), kad::Quorum::N(all));
                 self.queries.insert(query, Query::Put(answer, peers));
             }
@@ -409,7 +416,7 @@ impl EventLoop {
         if last {
             match self.queries.remove(&id) {
                 Some(Query::Closest(closest, answer)) => drop(answer.send(closest)),
-                Some(Query::Put(answer, took)) => drop(answer.send(took)),
+                Some(Query::Put(answer, took)) => drop(answer.send((true, took))),
                 Some(Query::Get { found, answer, .. }) => drop(answer.send(found)),
                 None => {}
             }

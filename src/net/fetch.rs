@@ -103,7 +103,7 @@ pub(crate) async fn fetch(
     });
     let tasks = peers.into_iter().enumerate().map(|(place, peer)| {
         let (job, links) = (Arc::clone(&job), Arc::clone(links));
-        async move { job.from_peer(&links, place as u32, &peer).await }
+        async move { job.draw(&links, place as u32, &peer).await }
     });
     // Dropped when the fetch is given up, and with it all that is under way.
     futures::stream::iter(tasks).for_each_concurrent(PEERS_AT_ONCE, |task| task).await;
@@ -123,7 +123,7 @@ pub(crate) async fn fetch(
 
 impl Job {
     /// Takes work from the board until there is none for this peer.
-    async fn from_peer(&self, links: &Links, place: u32, peer: &PeerAddresses) {
+    async fn draw(&self, links: &Links, place: u32, peer: &PeerAddresses) {
         // A holder of low rank is connected to only when the others failed.
         let Some(first) = self.first(place).await else { return };
         let link = match links.to(peer).await {

@@ -127,6 +127,9 @@ async fn write(
     Ok(())
 }
 
+/// The link to a peer, or the room for one. Locked while it is opened.
+type LinkSlot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
+
 /// The links to all peers.
 pub(crate) struct Links {
     handle: Handle,
@@ -134,7 +137,7 @@ pub(crate) struct Links {
     budget: Budget,
     upload: Arc<Throttle>,
     download: Arc<Throttle>,
-    open: Mutex<HashMap<PeerId, Arc<tokio::sync::Mutex<Option<Arc<Link>>>>>>,
+    open: Mutex<HashMap<PeerId, LinkSlot>>,
     banned: Mutex<HashMap<PeerId, Instant>>,
     pub(crate) received_bytes: Arc<AtomicU64>,
     pub(crate) sent_bytes: Arc<AtomicU64>,

@@ -88,7 +88,7 @@ pub fn ranked<'p, P: Candidate>(group_key: &Hash, peers: impl IntoIterator<Item 
         near.truncate(CANDIDATES);
     }
     let mut scored: Vec<(Hash, &P)> = near.into_iter().map(|(_, peer)| (score(group_key, peer.id()), peer)).collect();
-    scored.sort_by(|a, b| b.0.cmp(&a.0));
+    scored.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
     scored.into_iter().map(|(_, peer)| peer).collect()
 }
 

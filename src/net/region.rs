@@ -150,7 +150,7 @@ pub struct Resolution {
 impl Resolution {
     /// The next place to look up; `None` while enough are under way, or where no more are needed. The first answers tell most, so it begins
     /// with one and has one more under way with each answer.
-    pub fn next(&mut self) -> Option<Position> {
+    pub fn next_place(&mut self) -> Option<Position> {
         if self.asked.len() >= AT_ONCE.min(1 + self.answers / 2) {
             return None;
         }
@@ -242,7 +242,7 @@ mod tests {
         let mut resolution = regions.resolve(places, 0);
         let mut lookups = 0;
         while !resolution.is_done() {
-            let asked: Vec<Position> = std::iter::from_fn(|| resolution.next()).collect();
+            let asked: Vec<Position> = std::iter::from_fn(|| resolution.next_place()).collect();
             assert!(!asked.is_empty() && asked.len() <= AT_ONCE);
             for place in asked {
                 lookups += 1;
@@ -297,7 +297,7 @@ mod tests {
         let (mut under_way, mut lookups) = (std::collections::VecDeque::new(), 0);
         let alive = vec![false; peers.len()];
         while !resolution.is_done() {
-            while let Some(place) = resolution.next() {
+            while let Some(place) = resolution.next_place() {
                 under_way.push_back(place);
                 lookups += 1;
                 assert!(lookups < 4096, "it comes to no end");
@@ -340,8 +340,8 @@ mod tests {
         let regions = Regions::<Peer>::default();
         let mut resolution = regions.resolve([Position([7; 32])], 0);
         for _ in 0..ATTEMPTS {
-            let place = resolution.next().unwrap();
-            assert_eq!(resolution.next(), None, "it is under way");
+            let place = resolution.next_place().unwrap();
+            assert_eq!(resolution.next_place(), None, "it is under way");
             resolution.answered(place, false, &regions, 0);
         }
         assert!(resolution.is_done());

@@ -91,7 +91,7 @@ impl Resolver {
         let mut resolution = self.regions().resolve(keys.keys().copied(), self.now());
         let mut under_way = FuturesUnordered::new();
         while !resolution.is_done() {
-            while let Some(place) = resolution.next() {
+            while let Some(place) = resolution.next_place() {
                 let key = keys.get(&place).cloned().unwrap_or_default();
                 under_way.push(async move { (place, self.handle.closest(key).await) });
             }

@@ -12,7 +12,7 @@ fn two_of_eight_are_killed_and_the_rest_give_and_heal_what_was_put() {
     let file = net.write("payload.bin", &bytes);
     let put = net.json(0, &["put", &file, "--as", "team/model"]);
     assert_eq!(put["replicas"], 3, "{put}");
-    assert!(put["lookups"].as_u64().unwrap() <= 8 / 11 + 8 + 4, "{put}");
+    assert!(put["lookups"].as_u64().unwrap() <= 8 + 3, "{put}");
     let replicas = |net: &Net, alive: &[usize]| -> u64 {
         alive.iter().map(|&index| net.json(index, &["stat"])["chunks"].as_u64().unwrap()).sum()
     };

@@ -16,13 +16,16 @@ use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
 use crate::node::store::Store;
 
+/// Chunks and bytes by the peer that brought them.
+type Brought = Arc<Mutex<HashMap<PeerId, (u64, u64)>>>;
+
 /// Answers from a store, within quotas.
 pub(super) struct StoreKeeper {
     store: Store,
     peer_bytes: u64,
     peer_chunks: u64,
     /// What each peer has brought under the leases of others since the start: repairs, if it is honest.
-    brought: Arc<Mutex<HashMap<PeerId, (u64, u64)>>>,
+    brought: Brought,
 }
 
 impl StoreKeeper {
@@ -101,7 +104,7 @@ struct QuotaIntake {
     chunks: AtomicU64,
     bytes: AtomicU64,
     most: (u64, u64),
-    brought: Option<(PeerId, Arc<Mutex<HashMap<PeerId, (u64, u64)>>>)>,
+    brought: Option<(PeerId, Brought)>,
 }
 
 impl Intake for QuotaIntake {

@@ -49,9 +49,8 @@ impl NodeInner {
         let replicas = self.config.replication_factor;
         let ranks = holders.values().map(Vec::len).max().unwrap_or(0);
         // The first R in rank together; then, only for what they left undone, the others one after another.
-        let mut steps = vec![0..replicas.min(ranks)];
-        steps.extend((replicas..ranks).map(|rank| rank..rank + 1));
-        for ranks in steps {
+        let first = 0..replicas.min(ranks);
+        for ranks in std::iter::once(first).chain((replicas..ranks).map(|rank| rank..rank + 1)) {
             let mut by_peer: HashMap<_, (PeerAddresses, Vec<Homed>)> = HashMap::new();
             for chunk in &chunks {
                 if keepers.get(&chunk.0).is_some_and(|keepers| *keepers >= replicas) {

@@ -182,13 +182,16 @@ impl NodeInner {
         self.tables.set_published(&name, Published { seq, refs: Hash::default(), complete: false })?;
         let peers = self.handle.closest(key.as_bytes().to_vec()).await?.peers;
         let peers: Vec<_> = peers.into_iter().map(|peer| peer.peer).take(limits::RECORD_REPLICAS.get()).collect();
-        let (asked, needed) = (peers.len(), peers.len() / 2 + 1);
+        // This node is one of them.
+        let asked = peers.len() + 1;
+        let needed = asked / 2 + 1;
         let place = kad::RecordKey::new(key.as_bytes());
         let kept = kad::Record { key: place, value: signed.bytes().to_vec(), publisher: None, expires: None };
-        let found = self.handle.put_record(kept, peers).await?.len();
+        let (here, there) = self.handle.put_record(kept, peers).await?;
+        let found = usize::from(here) + there.len();
         if found < needed {
             let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
-            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked + 1 });
+            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
         }
         match self.find_record(&signed.record.publisher, &name).await? {
             Some(found) if found.record.seq >= seq => Ok(()),

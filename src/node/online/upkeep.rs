@@ -74,6 +74,9 @@ impl NodeInner {
     }
 }
 
+/// What peers lack: for each the chunks, and the leases that they are under here.
+type Lacking = HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)>;
+
 /// What one round leaves for the next.
 #[derive(Default)]
 struct State {
@@ -164,7 +167,7 @@ impl NodeInner {
         let groups = joined(tokio::task::spawn_blocking(move || store.leases()?.groups(NodeInner::now())).await)?;
         let groups = groups.into_iter().filter_map(Group::new).collect();
         let holders = self.resolver.holders(&groups).await?;
-        let mut missing: HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)> = HashMap::new();
+        let mut missing: Lacking = HashMap::new();
         let mut short = 0;
         let mut unreachable = HashSet::new();
         for group in groups {
@@ -192,7 +195,7 @@ impl NodeInner {
         &self,
         group: Group,
         ranked: &[PeerAddresses],
-        missing: &mut HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)>,
+        missing: &mut Lacking,
         unreachable: &mut HashSet<libp2p::PeerId>,
     ) -> Result<u64> {
         let store = self.store.clone();
