@@ -31,16 +31,19 @@
 //!
 //! | layer | modules | what it knows |
 //! |---|---|---|
-//! | 0 | [`error`] [`hash`] [`limits`] [`monitor`] | nothing of ours but errors |
+//! | 0 | [`error`] [`hash`] [`limits`] [`monitor`] [`identity`] | nothing of ours but errors |
 //! | 1 | [`chunk`] [`key`] [`refs`] | plain data and names |
 //! | 2 | [`split`] [`codec`] | pure: bytes in, cut points or encodings out |
 //! | 3 | [`manifest`]; [`backend`] | neither sees the other |
 //! | 4 | [`store`] [`cache`] | packs, index, recovery, garbage collection; manifests are opaque bytes here |
-//! | 6 | [`node`] | the facade that joins them: [`Store`], with one file for each verb |
+//! | 5 | [`net`] | placement, records, the exchange with peers; never sees the store |
+//! | 6 | [`node`] | the facade that joins them: [`Store`], with one file for each verb, and `Node`, a store in the network |
+//! | 7 | `gradient` | rounds of training, on top of a node |
 //! | 8 | the `caskad` command | this crate's public API only |
 //!
 //! A module imports only from the rows above it (`tests/layering.rs`). Start reading at [`node`]: put and get are its two straight
-//! lines. `docs/encodings.md` explains how chunks are kept small, `docs/format.md` describes every byte on disk.
+//! lines. `docs/encodings.md` explains how chunks are kept small, `docs/format.md` describes every byte on disk, `docs/protocol.md` every byte
+//! that travels.
 //!
 //! # Promises
 //!
@@ -50,7 +53,8 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the `caskad` command. A library user can turn it off with `default-features = false`.
+//! `net` (default) brings the network, on libp2p; `cli` (default) builds the `caskad` command, and needs it. A library user who wants a store on
+//! one machine turns both off with `default-features = false`.
 
 pub mod backend;
 pub mod cache;

@@ -6,6 +6,9 @@
 //! - put: `payload` (what is there) → `put` (one file after another) → `unchanged` (the same as last time?) → `stripe` (read) →
 //!   `ingest` (cut, hash, look up, encode, append) → `put` again (manifest) → `commit`;
 //! - get: `version` (key to manifest) → `get` (where it goes) → `fetch` (cache, packs, hash check) → `get` again (rename).
+//!
+//! `online` goes on from there: a `Node` is a store in the network. It serves chunks (`source`), takes them in (`intake`, under `leases`), and
+//! adopts versions of others (`adopt`); what it puts reaches its peers, and what it lacks comes from them.
 
 mod adopt;
 mod alias;

@@ -138,3 +138,58 @@ fn identities_and_aliases() {
     let imported = net.run(1, &["id", "--import", "team.key"]);
     assert_eq!(imported.status.code(), Some(2), "a running node keeps its key");
 }
+
+#[test]
+fn the_demo_comes_to_its_end() {
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_caskad"))
+        .args(["demo", "--nodes", "6", "--mib", "2", "--json"])
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 6);
+    assert_eq!(rows[0]["replicas"], 3);
+}
+
+#[test]
+fn gradients_of_a_round_are_folded() {
+    let net = Net::start(3, &[]);
+    let file = |value: f32| {
+        let json = "{\"w\":{\"dtype\":\"F32\",\"shape\":[300],\"data_offsets\":[0,1200]}}  ";
+        let data: Vec<u8> = (0..300).flat_map(|n| (value + n as f32).to_le_bytes()).collect();
+        [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat()
+    };
+    for worker in 0..2 {
+        let path = net.write(&format!("grads-{worker}.safetensors"), &file(worker as f32));
+        net.ok(worker, &["gradient", "publish", &path, "--run", "r", "--round", "1"]);
+    }
+    let workers: Vec<String> = net.nodes.iter().map(|node| format!("@{}", node.scope)).collect();
+    let mut args =
+        vec!["gradient", "collect", "--run", "r", "--round", "1", "--deadline", "2s", "-o", "mean.safetensors"];
+    workers.iter().for_each(|worker| args.extend(["--worker", worker]));
+    let report = net.json(2, &args);
+    assert_eq!((&report["contributions"], report["missing"].as_array().unwrap().len()), (&2.into(), 1), "{report}");
+    let mean = net.read("mean.safetensors");
+    let last = f32::from_le_bytes(mean[mean.len() - 4..].try_into().unwrap());
+    assert!((last - 299.5).abs() < 1e-6, "{last}");
+    let files = ["grads-0.safetensors", "grads-1.safetensors"];
+    net.ok(2, &[&["gradient", "aggregate"], &files[..], &["--median", "-o", "median.safetensors"]].concat());
+    let nobody = net.run(
+        2,
+        &[
+            "gradient",
+            "collect",
+            "--run",
+            "r",
+            "--round",
+            "9",
+            "--deadline",
+            "300ms",
+            "-o",
+            "x",
+            "--worker",
+            &workers[0],
+        ],
+    );
+    assert_eq!(nobody.status.code(), Some(2));
+}

@@ -98,12 +98,19 @@ fn what_is_removed_is_no_longer_kept() {
         swarm.nodes.iter().skip(1).flat_map(leases).filter(|lease| lease.terms.manifest == manifest).count()
     };
     assert!(kept() > 0);
+    let collect = |node: &caskad::Node| node.store().gc(caskad::GcOptions::default(), &none).unwrap();
+    let chunks = || swarm.nodes.iter().skip(1).map(|node| node.store().stat().unwrap().chunks).sum::<u64>();
+    let before = chunks();
+    swarm.nodes.iter().for_each(|node| drop(collect(node)));
+    assert_eq!(chunks(), before, "garbage collection spares what is under a lease");
     // Renewed, a lease outlives its time.
     std::thread::sleep(std::time::Duration::from_secs(8));
     assert!(kept() > 0, "it was renewed");
     swarm.nodes[0].store().remove(&"m@1".parse().unwrap()).unwrap();
     swarm.nodes[0].wake();
     eventually("its leases have ended", || kept() == 0);
+    let reclaimed: u64 = swarm.nodes.iter().skip(1).map(|node| collect(node).removed_chunks).sum();
+    assert!(reclaimed > 0 && chunks() < before, "{reclaimed} chunks of {before} were reclaimed");
     let out = swarm.dir.path().join("out");
     let scope = swarm.nodes[0].scope();
     let gone = swarm.nodes[3].get(&format!("@{scope}/m@1").parse().unwrap(), &out, &GetOptions::default(), &none);
