@@ -193,6 +193,8 @@ pub enum Taken {
     NeedsBase,
     /// It does not come to the bytes of its hash, and why.
     Wrong(String),
+    /// It does not belong here.
+    Elsewhere,
 }
 
 /// Chunks that are being taken in under one lease. Until it is dropped, what it has taken is kept from garbage collection.

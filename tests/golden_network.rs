@@ -43,7 +43,10 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("begin", Frame::Begin(2, terms)),
         ("hold", Frame::Hold(3, 2, vec![(hash("a"), [1, 2, 3, 4])])),
         ("put", Frame::Put(4, 2, vec![alone.clone(), delta.clone()])),
-        ("taken", Frame::Taken(4, vec![PutStatus::Stored, PutStatus::NeedsBase, PutStatus::Full])),
+        (
+            "taken",
+            Frame::Taken(4, vec![PutStatus::Stored, PutStatus::NeedsBase, PutStatus::Full, PutStatus::Elsewhere]),
+        ),
         ("commit", Frame::Commit(5, 2)),
         ("done", Frame::Done(5)),
         ("get", Frame::Get(6, hash("delta"), vec![hash("alone")])),

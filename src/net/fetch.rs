@@ -23,8 +23,8 @@ use crate::net::framed::StreamError;
 use crate::net::link::{Link, Links};
 use crate::net::wire::Frame;
 
-/// Peers that are asked at the same time.
-const PEERS_AT_ONCE: usize = 64;
+/// Connections that are opened at the same time.
+const DIALS: usize = 64;
 
 /// Bytes under way to one peer: at least, and at most.
 const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(16 << 20);
@@ -65,6 +65,7 @@ struct Job {
     changed: Notify,
     intake: Arc<dyn Intake>,
     verifiers: Semaphore,
+    dials: Semaphore,
     monitor: Monitor,
     chunks: AtomicU64,
     deltas: AtomicU64,
@@ -94,6 +95,7 @@ pub(crate) async fn fetch(
         changed: Notify::new(),
         intake,
         verifiers: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        dials: Semaphore::new(DIALS),
         monitor: monitor.clone(),
         chunks: AtomicU64::new(0),
         deltas: AtomicU64::new(0),
@@ -105,8 +107,9 @@ pub(crate) async fn fetch(
         let (job, links) = (Arc::clone(&job), Arc::clone(links));
         async move { job.draw(&links, place as u32, &peer).await }
     });
+    // All at once: a chunk waits for its own holders, so none of them may wait for its turn. One that has nothing to give costs a few bytes.
     // Dropped when the fetch is given up, and with it all that is under way.
-    futures::stream::iter(tasks).for_each_concurrent(PEERS_AT_ONCE, |task| task).await;
+    futures::future::join_all(tasks).await;
     if let Some(error) = lock(&job.broken).take() {
         return Err(error);
     }
@@ -126,7 +129,10 @@ impl Job {
     async fn draw(&self, links: &Links, place: u32, peer: &PeerAddresses) {
         // A holder of low rank is connected to only when the others failed.
         let Some(first) = self.first(place).await else { return };
-        let link = match links.to(peer).await {
+        let dial = self.dials.acquire().await;
+        let link = links.to(peer).await;
+        drop(dial);
+        let link = match link {
             Ok(link) => link,
             Err(error) => {
                 tracing::debug!("{error}");
@@ -272,7 +278,7 @@ impl Job {
             }
             Ok(Ok(Taken::Wrong(why))) => Err(Fault::lie(why)),
             // The base was here when it was offered, and is gone or damaged now.
-            Ok(Ok(Taken::NeedsBase)) => Err(Fault::miss()),
+            Ok(Ok(Taken::NeedsBase | Taken::Elsewhere)) => Err(Fault::miss()),
             Ok(Err(error)) => {
                 lock(&self.broken).get_or_insert(error);
                 self.changed.notify_waiters();

@@ -149,6 +149,8 @@ impl Push<'_> {
                         pushed.sent_bytes += parcel.bytes;
                     }
                     PutStatus::NeedsBase => alone.push((parcel.hash, parcel.home)),
+                    // Its view of the network is another: somebody else keeps that chunk.
+                    PutStatus::Elsewhere => {}
                     PutStatus::Full => return Err(unusable(&self.link.peer, "it has no room for more")),
                     PutStatus::Wrong => {
                         let why = format!("it says that chunk {} is wrong", parcel.hash.short());

@@ -79,6 +79,16 @@ impl Resolver {
         self.regions().clear();
     }
 
+    /// False if the group is known to belong to others: so much is known of the network that this node is none of those that hold it or
+    /// step in.
+    pub(crate) fn is_here(&self, group: Group) -> bool {
+        let key = group.key(&self.network_id);
+        let regions = self.regions();
+        let Some(near) = regions.near(&Position::of(key.as_bytes()), self.now()) else { return true };
+        let others = near.iter().filter(|peer| peer.id != self.own.id);
+        ranked(&key, others.chain(std::iter::once(&self.own))).iter().any(|peer| peer.id == self.own.id)
+    }
+
     /// The peers that each of `groups` belongs to, by rank, this node among them; with as few lookups as it takes.
     pub(crate) async fn holders(&self, groups: &BTreeSet<Group>) -> Result<HashMap<Group, Vec<PeerAddresses>>> {
         let keys: HashMap<Position, Vec<u8>> = groups

@@ -263,6 +263,7 @@ impl Server {
             Taken::Stored => (PutStatus::Stored, Some(&self.served.taken_chunks)),
             Taken::Known => (PutStatus::Known, None),
             Taken::NeedsBase => (PutStatus::NeedsBase, None),
+            Taken::Elsewhere => (PutStatus::Elsewhere, None),
             Taken::Wrong(why) => {
                 tracing::warn!("{from} put a wrong chunk {}: {why}", parcel.hash.short());
                 (PutStatus::Wrong, Some(&self.served.wrong_chunks))

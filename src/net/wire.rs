@@ -32,6 +32,8 @@ pub enum PutStatus {
     Wrong = 3,
     /// The peer's quota, or the disk, is full.
     Full = 4,
+    /// Its group belongs to other peers.
+    Elsewhere = 5,
 }
 
 /// Why a request or a connection is refused.
@@ -391,10 +393,17 @@ impl Rest<'_> {
 
     fn status(&mut self) -> Result<PutStatus, WireError> {
         let [code] = self.take()?;
-        [PutStatus::Stored, PutStatus::Known, PutStatus::NeedsBase, PutStatus::Wrong, PutStatus::Full]
-            .into_iter()
-            .find(|known| *known as u8 == code)
-            .ok_or(WireError::Malformed("its status is unknown"))
+        [
+            PutStatus::Stored,
+            PutStatus::Known,
+            PutStatus::NeedsBase,
+            PutStatus::Wrong,
+            PutStatus::Full,
+            PutStatus::Elsewhere,
+        ]
+        .into_iter()
+        .find(|known| *known as u8 == code)
+        .ok_or(WireError::Malformed("its status is unknown"))
     }
 
     fn parcel(&mut self) -> Result<Parcel, WireError> {

@@ -94,3 +94,27 @@ fn damage_is_healed_from_peers() {
     net.ok(0, &["get", "m", "-o", "restored.bin"]);
     assert!(net.read("restored.bin") == bytes);
 }
+
+#[test]
+fn a_node_remembers_its_peers() {
+    let mut net = Net::start(3, &QUICK);
+    let noted = net.store(2).join("network.redb");
+    let before = std::fs::metadata(&noted).unwrap().modified().unwrap();
+    net.eventually("its peers are noted", || std::fs::metadata(&noted).unwrap().modified().unwrap() > before);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    net.kill(2);
+    // Nobody tells it where to join.
+    net.nodes[2] = net.launch_with(2, &[]);
+    net.settle();
+}
+
+#[test]
+fn quic_serves_as_well() {
+    let net = Net::start(3, &["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+    assert!(net.nodes[0].address.contains("quic-v1"), "{}", net.nodes[0].address);
+    let bytes = random(4 << 20, 5);
+    let file = net.write("payload.bin", &bytes);
+    net.json(0, &["put", &file, "--as", "m"]);
+    net.json(2, &["get", &net.key(0, "m"), "-o", "restored.bin"]);
+    assert!(net.read("restored.bin") == bytes);
+}

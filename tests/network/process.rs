@@ -50,12 +50,18 @@ impl Net {
         }
     }
 
-    /// Starts node `index` on its store, and waits until it is ready.
+    /// Starts node `index` on its store, joins it through the first, and waits until it is ready.
     pub(crate) fn launch(&self, index: usize) -> Process {
+        let join: Vec<&str> = self.nodes.first().iter().flat_map(|first| ["--join", &first.address]).collect();
+        self.launch_with(index, &join)
+    }
+
+    /// Starts node `index` on its store with more flags, and waits until it is ready.
+    pub(crate) fn launch_with(&self, index: usize, flags: &[&str]) -> Process {
         let mut command = self.command(index);
-        command.args(["--json", "node", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]).args(&self.flags);
-        if let Some(first) = self.nodes.first() {
-            command.args(["--join", &first.address]);
+        command.args(["--json", "node", "--no-mdns"]).args(&self.flags).args(flags);
+        if !self.flags.iter().any(|flag| flag == "--listen") {
+            command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
         }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();

@@ -33,7 +33,7 @@ impl Store {
             match intake.take(&Parcel { hash, home, plain_len, codec, base: None, payload })? {
                 Taken::Stored | Taken::Known => {}
                 // Encoded here a moment ago, it can only be wrong if this machine is.
-                Taken::NeedsBase | Taken::Wrong(_) => {
+                Taken::NeedsBase | Taken::Elsewhere | Taken::Wrong(_) => {
                     let why = "a chunk that was just encoded does not decode".to_owned();
                     return Err(Error::Damaged { what: "chunk", place: hash.short(), why });
                 }

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::net::config::NetConfig;
+use crate::net::placement::Group;
+use crate::net::resolver::Resolver;
 use crate::net::serve::{Keeper, peer_key};
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
@@ -26,12 +28,14 @@ pub(super) struct StoreKeeper {
     peer_chunks: u64,
     /// What each peer has brought under the leases of others since the start: repairs, if it is honest.
     brought: Brought,
+    /// Which groups belong here.
+    resolver: Arc<Resolver>,
 }
 
 impl StoreKeeper {
-    pub(super) fn new(store: Store, config: &NetConfig) -> StoreKeeper {
+    pub(super) fn new(store: Store, config: &NetConfig, resolver: Arc<Resolver>) -> StoreKeeper {
         let (peer_bytes, peer_chunks) = (config.peer_bytes, config.peer_chunks);
-        StoreKeeper { store, peer_bytes, peer_chunks, brought: Arc::default() }
+        StoreKeeper { store, peer_bytes, peer_chunks, brought: Arc::default(), resolver }
     }
 
     fn now() -> u64 {
@@ -75,6 +79,7 @@ impl Keeper for StoreKeeper {
             bytes: AtomicU64::new(bytes),
             most: (self.peer_chunks, self.peer_bytes),
             brought: (!own).then(|| (*from, Arc::clone(&self.brought))),
+            resolver: Arc::clone(&self.resolver),
         }))
     }
 
@@ -105,10 +110,14 @@ struct QuotaIntake {
     bytes: AtomicU64,
     most: (u64, u64),
     brought: Option<(PeerId, Brought)>,
+    resolver: Arc<Resolver>,
 }
 
 impl Intake for QuotaIntake {
     fn take(&self, parcel: &Parcel) -> Result<Taken> {
+        if !self.resolver.is_here(Group::of(parcel.home)) {
+            return Ok(Taken::Elsewhere);
+        }
         let len = parcel.payload.len() as u64;
         let (chunks, bytes) = (self.chunks.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
         if chunks + 1 > self.most.0 {

@@ -89,7 +89,7 @@ pub(super) struct NodeInner {
     pub(super) owner: [u8; 32],
     pub(super) handle: Handle,
     pub(super) links: Arc<Links>,
-    pub(super) resolver: Resolver,
+    pub(super) resolver: Arc<Resolver>,
     pub(super) tables: NetTables,
     pub(super) served: Arc<Served>,
     pub(super) refused_records: Arc<AtomicU64>,
@@ -248,9 +248,10 @@ async fn start(
     let exchange = protocol("chunk", &config.network_id);
     let budget = || Budget::new(config.buffer_bytes / 3);
     let links = Links::new(handle.clone(), exchange.clone(), budget(), Arc::clone(&upload), Arc::clone(&download));
+    let resolver = Arc::new(Resolver::new(handle.clone(), &config.network_id));
     let served = Arc::<Served>::default();
     let server = Arc::new(Server {
-        keeper: Arc::new(StoreKeeper::new(store.clone(), &config)),
+        keeper: Arc::new(StoreKeeper::new(store.clone(), &config, Arc::clone(&resolver))),
         incoming: budget(),
         outgoing: budget(),
         upload,
@@ -259,7 +260,6 @@ async fn start(
         idle: IDLE,
     });
     accept(&handle, exchange, server)?;
-    let resolver = Resolver::new(handle.clone(), &config.network_id);
     let inner = Arc::new(NodeInner {
         store,
         config,
