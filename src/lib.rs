@@ -38,7 +38,7 @@
 //! | 4 | [`store`] [`cache`] | packs, index, recovery, garbage collection; manifests are opaque bytes here |
 //! | 5 | [`net`] | placement, records, the exchange with peers; never sees the store |
 //! | 6 | [`node`] | the facade that joins them: [`Store`], with one file for each verb, and `Node`, a store in the network |
-//! | 7 | `gradient` | rounds of training, on top of a node |
+//! | 7 | [`gradient`] | publishes, collects and folds the contributions of a round of training |
 //! | 8 | the `caskad` command | this crate's public API only |
 //!
 //! A module imports only from the rows above it (`tests/layering.rs`). Start reading at [`node`]: put and get are its two straight
@@ -62,7 +62,6 @@ mod cbor;
 pub mod chunk;
 pub mod codec;
 pub mod error;
-#[cfg(feature = "net")]
 pub mod gradient;
 pub mod hash;
 pub mod identity;

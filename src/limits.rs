@@ -87,6 +87,9 @@ pub const DELTA_DEPTH: u8 = 16;
 /// The same for what a put may add. Re-encoding may lengthen the chain below a chunk that a put just relied on, hence the distance.
 pub const PUT_DELTA_DEPTH: u8 = 8;
 
+/// Most contributions that one aggregation folds: each is an open file, and takes its share of the memory for blocks.
+pub const CONTRIBUTIONS: usize = 1024;
+
 /// Most threads of one operation.
 pub const THREADS: usize = 256;
 

@@ -5,6 +5,7 @@
 mod bench;
 mod deltas;
 mod disk;
+mod gradient;
 mod hostile;
 mod interruption;
 mod kill;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use caskad::gradient::{Contribution, NonFinite, Rule, aggregate, collect, publish};
+use caskad::gradient::{AggregateOptions, Contribution, Rule, VersionContribution, aggregate, collect, publish};
 use caskad::{Monitor, Payload};
 
 use crate::nodes::{Swarm, quick};
@@ -27,11 +27,13 @@ fn every_worker_collects_the_round_and_knows_who_is_missing() {
         let round = collect(node, "run", 7, &workers, Duration::from_secs(3), &none).unwrap();
         assert!(started.elapsed() < Duration::from_secs(20));
         assert_eq!(round.missing, [workers[3]]);
-        let contributions: Vec<&dyn Contribution> =
-            round.contributions.iter().map(|collected| &collected.version as &dyn Contribution).collect();
+        let contributions =
+            round.contributions.into_iter().map(|one| VersionContribution::new(one.version, None).unwrap());
+        let contributions: Vec<VersionContribution> = contributions.collect();
+        let contributions: Vec<&dyn Contribution> = contributions.iter().map(|one| one as &dyn Contribution).collect();
         assert_eq!(contributions.len(), 3);
         let mut out = Vec::new();
-        aggregate(&contributions, &Rule::Mean, NonFinite::Refuse, &mut out, &none).unwrap();
+        aggregate(&contributions, &Rule::Mean, &AggregateOptions::default(), &mut out, &none).unwrap();
         let last = f32::from_le_bytes(out[out.len() - 4..].try_into().unwrap());
         assert!((last - (1.0 + 49_999.0 * 1e-3)).abs() < 1e-4, "{last}");
     }

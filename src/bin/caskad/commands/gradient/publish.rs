@@ -1,0 +1,45 @@
+//! `caskad gradient publish`: this node's contribution to a round.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caskad::Payload;
+use caskad::gradient::publish;
+use clap::Args;
+
+use crate::context::Context;
+use crate::failure::{Exit, Result};
+use crate::output::{rate, size};
+
+/// Publish this node's contribution to a round
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  caskad gradient publish grads.safetensors --run llama-3 --round 17")]
+pub(super) struct Publish {
+    /// The contribution, a safetensors file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The run
+    #[arg(long)]
+    run: String,
+    /// The round
+    #[arg(long)]
+    round: u64,
+    /// How long peers keep it
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
+    ttl: Duration,
+}
+
+impl Publish {
+    pub(super) fn run(&self, context: &Context) -> Result<Exit> {
+        let node = context.needed_node()?;
+        let payload = Payload::path(context.path(&self.file));
+        let report = publish(node, &self.run, self.round, payload, self.ttl, context.monitor())?;
+        context.confirm(&report, |report| {
+            let took = rate(report.bytes, report.seconds);
+            format!("published {} for round {} of {} ({took})\n", size(report.bytes), self.round, self.run)
+        })?;
+        Ok(Exit::Done)
+    }
+}
