@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::chunk::{Intake, Parcel, Taken};
 use crate::error::{Error, Result};
@@ -25,6 +25,10 @@ use crate::net::wire::Frame;
 
 /// Connections that are opened at the same time.
 const DIALS: usize = 64;
+
+/// Chunks that wait to be verified, and threads that do that.
+const ARRIVED: usize = 32;
+const VERIFIERS: usize = 8;
 
 /// Bytes under way to one peer: at least, and at most.
 const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(16 << 20);
@@ -59,12 +63,16 @@ pub(crate) struct Fetched {
     pub(crate) liars: Vec<PeerId>,
 }
 
+/// Where chunks that came are handed on.
+type Verifier = mpsc::Sender<Arrived>;
+
 struct Job {
     wanted: Vec<Wanted>,
     board: Mutex<Board>,
     changed: Notify,
     intake: Arc<dyn Intake>,
-    verifiers: Semaphore,
+    /// What peers sent in place of chunks, by their places.
+    lies: Mutex<HashMap<u32, String>>,
     dials: Semaphore,
     monitor: Monitor,
     chunks: AtomicU64,
@@ -94,7 +102,7 @@ pub(crate) async fn fetch(
         wanted,
         changed: Notify::new(),
         intake,
-        verifiers: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        lies: Mutex::default(),
         dials: Semaphore::new(DIALS),
         monitor: monitor.clone(),
         chunks: AtomicU64::new(0),
@@ -103,13 +111,27 @@ pub(crate) async fn fetch(
         liars: Mutex::default(),
         broken: Mutex::default(),
     });
+    let (verifier, arrived) = mpsc::channel(ARRIVED);
+    let arrived = Arc::new(Mutex::new(arrived));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(VERIFIERS);
+    let verifying: Vec<_> = (0..threads)
+        .map(|_| {
+            let (job, arrived) = (Arc::clone(&job), Arc::clone(&arrived));
+            tokio::task::spawn_blocking(move || job.verify_all(&arrived))
+        })
+        .collect();
     let tasks = peers.into_iter().enumerate().map(|(place, peer)| {
         let (job, links) = (Arc::clone(&job), Arc::clone(links));
-        async move { job.draw(&links, place as u32, &peer).await }
+        let verifier = verifier.clone();
+        async move { job.draw(&links, place as u32, &peer, &verifier).await }
     });
     // All at once: a chunk waits for its own holders, so none of them may wait for its turn. One that has nothing to give costs a few bytes.
     // Dropped when the fetch is given up, and with it all that is under way.
     futures::future::join_all(tasks).await;
+    drop(verifier);
+    for thread in verifying {
+        thread.await.map_err(|error| Error::io("store", "fetched chunks", std::io::Error::other(error)))?;
+    }
     if let Some(error) = lock(&job.broken).take() {
         return Err(error);
     }
@@ -126,7 +148,7 @@ pub(crate) async fn fetch(
 
 impl Job {
     /// Takes work from the board until there is none for this peer.
-    async fn draw(&self, links: &Links, place: u32, peer: &PeerAddresses) {
+    async fn draw(&self, links: &Links, place: u32, peer: &PeerAddresses, verifier: &Verifier) {
         // A holder of low rank is connected to only when the others failed.
         let Some(first) = self.first(place).await else { return };
         let dial = self.dials.acquire().await;
@@ -143,7 +165,7 @@ impl Job {
         let mut window = Pace::default();
         let mut under_way = FuturesUnordered::new();
         let mut bytes_under_way = self.len(first);
-        under_way.push(self.one(&link, first));
+        under_way.push(self.one(&link, place, first, verifier));
         loop {
             // Registered before the board is looked at, so that no change is missed in between.
             let changed = self.changed.notified();
@@ -153,11 +175,15 @@ impl Job {
                 // What is still under way is of no use to anybody.
                 return;
             }
+            let lie = lock(&self.lies).get(&place).cloned();
+            if let Some(why) = lie {
+                return self.ban(links, place, peer.peer, &why, under_way).await;
+            }
             let room = under_way.len() < WINDOW_CHUNKS && bytes_under_way < window.bytes();
             let wait = match if room { self.next(place) } else { Next::Wait(Duration::from_secs(1)) } {
                 Next::Ask(index) => {
                     bytes_under_way += self.len(index);
-                    under_way.push(self.one(&link, index));
+                    under_way.push(self.one(&link, place, index, verifier));
                     continue;
                 }
                 Next::Done => return,
@@ -171,18 +197,10 @@ impl Job {
                         Err(fault) => {
                             self.fail(index);
                             if let Some(why) = fault.lie {
-                                tracing::warn!("{} sent a wrong chunk and is not asked again: {why}", peer.peer);
-                                lock(&self.liars).push(peer.peer);
-                                links.ban(peer.peer).await;
+                                return self.ban(links, place, peer.peer, &why, under_way).await;
                             }
                             if fault.gone {
-                                // The rest that it was asked for will not come.
-                                while let Some((index, outcome)) = under_way.next().await {
-                                    if outcome.is_err() {
-                                        self.fail(index);
-                                    }
-                                }
-                                return self.leave(place);
+                                return self.give_up(place, under_way).await;
                             }
                         }
                     }
@@ -191,6 +209,35 @@ impl Job {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// A peer sent something else than what it was asked for.
+    async fn ban(
+        &self,
+        links: &Links,
+        place: u32,
+        peer: PeerId,
+        why: &str,
+        under_way: impl futures::Stream<Item = (u32, Result<Answer, Fault>)> + Unpin,
+    ) {
+        tracing::warn!("{peer} sent a wrong chunk and is not asked again: {why}");
+        lock(&self.liars).push(peer);
+        links.ban(peer).await;
+        self.give_up(place, under_way).await;
+    }
+
+    /// The rest that a peer was asked for will not come.
+    async fn give_up(
+        &self,
+        place: u32,
+        mut under_way: impl futures::Stream<Item = (u32, Result<Answer, Fault>)> + Unpin,
+    ) {
+        while let Some((index, outcome)) = under_way.next().await {
+            if outcome.is_err() {
+                self.fail(index);
+            }
+        }
+        self.leave(place);
     }
 
     /// Waits for the first chunk that the peer at `place` is to be asked for; `None` if it comes to none.
@@ -236,11 +283,11 @@ impl Job {
     }
 
     /// Fetches one chunk.
-    async fn one(&self, link: &Arc<Link>, index: u32) -> (u32, Result<Answer, Fault>) {
-        (index, self.try_one(link, index).await)
+    async fn one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> (u32, Result<Answer, Fault>) {
+        (index, self.try_one(link, place, index, verifier).await)
     }
 
-    async fn try_one(&self, link: &Arc<Link>, index: u32) -> Result<Answer, Fault> {
+    async fn try_one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> Result<Answer, Fault> {
         let started = Instant::now();
         let wanted = self.wanted.get(index as usize).ok_or_else(Fault::miss)?;
         let received = link.ask(|request| Frame::Get(request, wanted.hash, wanted.bases.clone())).await?;
@@ -255,42 +302,53 @@ impl Job {
             return Err(Fault::lie("it is not the chunk that was asked for".to_owned()));
         }
         let bytes = parcel.payload.len() as u64;
-        let delta = parcel.base.is_some();
-        self.verify(parcel, index, took).await?;
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.chunks.fetch_add(1, Ordering::Relaxed);
-        self.deltas.fetch_add(u64::from(delta), Ordering::Relaxed);
+        let arrived = Arrived { index, place, parcel, took, _room: received.room };
+        verifier.send(arrived).await.map_err(|_| Fault::miss())?;
         Ok(Answer { bytes, took })
     }
 
-    /// Stores the chunk if it is right.
-    async fn verify(&self, parcel: Parcel, index: u32, took: Duration) -> Result<(), Fault> {
-        let _turn = self.verifiers.acquire().await.map_err(|_| Fault::miss())?;
-        let intake = Arc::clone(&self.intake);
-        let taken = tokio::task::spawn_blocking(move || intake.take(&parcel)).await;
-        match taken {
-            Ok(Ok(Taken::Stored | Taken::Known)) => {
-                if lock(&self.board).done(index, took) {
+    /// Stores chunks that came, if they are right, until no more come. For a thread that may block.
+    fn verify_all(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>) {
+        loop {
+            let Some(next) = lock(arrived).blocking_recv() else { return };
+            self.verify(&next);
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn verify(&self, arrived: &Arrived) {
+        let (index, parcel) = (arrived.index, &arrived.parcel);
+        match self.intake.take(parcel) {
+            Ok(Taken::Stored | Taken::Known) => {
+                if lock(&self.board).done(index, arrived.took) {
                     self.monitor.advance(self.len(index));
+                    self.bytes.fetch_add(parcel.payload.len() as u64, Ordering::Relaxed);
+                    self.chunks.fetch_add(1, Ordering::Relaxed);
+                    self.deltas.fetch_add(u64::from(parcel.base.is_some()), Ordering::Relaxed);
                 }
-                self.changed.notify_waiters();
-                Ok(())
             }
-            Ok(Ok(Taken::Wrong(why))) => Err(Fault::lie(why)),
+            Ok(Taken::Wrong(why)) => {
+                lock(&self.lies).entry(arrived.place).or_insert(why);
+                lock(&self.board).failed(index);
+            }
             // The base was here when it was offered, and is gone or damaged now.
-            Ok(Ok(Taken::NeedsBase | Taken::Elsewhere)) => Err(Fault::miss()),
-            Ok(Err(error)) => {
-                lock(&self.broken).get_or_insert(error);
-                self.changed.notify_waiters();
-                Err(Fault::miss())
-            }
+            Ok(Taken::NeedsBase | Taken::Elsewhere) => lock(&self.board).failed(index),
             Err(error) => {
-                let source = std::io::Error::other(error);
-                lock(&self.broken).get_or_insert(Error::io("store", "a fetched chunk", source));
-                Err(Fault::miss())
+                lock(&self.broken).get_or_insert(error);
             }
         }
     }
+}
+
+/// A chunk that came, and waits to be verified.
+struct Arrived {
+    index: u32,
+    /// From which peer.
+    place: u32,
+    parcel: Parcel,
+    took: Duration,
+    /// Its share of the memory for what travels.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 struct Answer {

@@ -85,7 +85,7 @@ impl Throttle {
 pub(crate) struct Received {
     pub(crate) frame: Frame,
     pub(crate) bytes: usize,
-    pub(crate) _room: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads the next frame; `None` where the stream ends between two. Nothing is allocated before there is room in the budget.
@@ -106,7 +106,7 @@ pub(crate) async fn read_frame(
     let mut fields = vec![0; len];
     within(stall, stream.read_exact(&mut fields)).await?;
     let frame = Frame::decode(kind, &fields)?;
-    Ok(Some(Received { frame, bytes: len + FRAME_HEADER_BYTES, _room: room }))
+    Ok(Some(Received { frame, bytes: len + FRAME_HEADER_BYTES, room }))
 }
 
 /// Runs `io`, for `stall` at most.
