@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Times a fetch between node processes on loopback beside raw TCP, and prints rates, ratios, CPU seconds and peak memory.
 
-usage: network.py [--caskad BIN] [--mib N] [--runs N] [--dir DIR] [--slow]
+usage: network.py [--caskad BIN] [--mib N] [--runs N] [--dir DIR] [--slow | --gradients | --versions FILE FILE]
 
 One node has N MiB of random bytes; another, which has nothing, gets them over one connection: each chunk is verified and durably stored before the
 file is restored from the store. The same from four nodes. Raw TCP: two processes, one socket, buffers of 1 MiB, no encryption, nothing stored.
+With --gradients, four workers exchange 3 MB each, 20 rounds: from the first publish to the last collect, beside the same bytes over raw TCP.
+With --versions, a node that has the first file as version 1 gets the second as version 2, from six others that hold them: bytes received.
 With --slow, of 24 nodes one is dead and two read and write 1 MiB a second at most, and the get of N MiB is compared with one where none is.
 """
 import argparse, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
@@ -116,6 +118,73 @@ def show(name, options, runs, raw=None):
     return seconds
 
 
+def gradients(options):
+    """Seconds of each round: every worker publishes, and then collects from all."""
+    directory = tempfile.mkdtemp(prefix="caskad-network-", dir=options.dir)
+    nodes = []
+    try:
+        for index in range(4):
+            nodes.append(Node(options, directory, index, nodes[0].address if nodes else None))
+        settle(nodes)
+        header = json.dumps({"w": {"dtype": "F32", "shape": [750000], "data_offsets": [0, 3000000]}}).encode()
+        workers = [flag for node in nodes for flag in ("--worker", "@" + node.scope)]
+        seconds = []
+        for number in range(21):
+            for index in range(4):
+                with open(os.path.join(directory, f"grads-{index}"), "wb") as out:
+                    # Normal numbers of one scale, as gradients are: random mantissas under an exponent of one.
+                    words = bytearray(os.urandom(3000000))
+                    words[3::4] = bytes([0x3C]) * 750000
+                    out.write(len(header).to_bytes(8, "little") + header + words)
+            started = time.perf_counter()
+
+            def start(index, *arguments):
+                return subprocess.Popen([options.caskad, "--json", *arguments], env=nodes[index].env, stdout=subprocess.DEVNULL)
+
+            publishing = [start(i, "gradient", "publish", os.path.join(directory, f"grads-{i}"), "--run", "r", "--round", str(number)) for i in range(4)]
+            collecting = [start(i, "gradient", "collect", "--run", "r", "--round", str(number), "-o", os.path.join(directory, f"mean-{i}"), "--force", *workers) for i in range(4)]
+            failed = [process.wait() for process in publishing + collecting]
+            if any(failed):
+                sys.exit(f"a worker failed: {failed}")
+            if number:
+                seconds.append(time.perf_counter() - started)
+        seconds.sort()
+        raw = statistics.median(raw_tcp(36_000_000) for _ in range(9))
+        p50, p99 = seconds[len(seconds) // 2], seconds[-1]
+        print(f"a round of 4 workers, 3 MB each: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms; raw TCP {raw * 1e3:.0f} ms for 36 MB; ratio {p50 / raw:.1f}")
+    finally:
+        for node in nodes:
+            node.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def versions(options):
+    """What a reader of version 1 receives of version 2."""
+    directory = tempfile.mkdtemp(prefix="caskad-network-", dir=options.dir)
+    nodes = []
+    try:
+        for index in range(7):
+            nodes.append(Node(options, directory, index, nodes[0].address if nodes else None))
+        settle(nodes)
+        nodes[0].run("put", options.versions[0], "--as", "m")
+        reader = Node(options, directory, "reader", nodes[0].address)
+        nodes.append(reader)
+        settle(nodes)
+        for number, file in enumerate(options.versions, 1):
+            if number > 1:
+                nodes[0].run("put", file, "--as", "m")
+            out = os.path.join(directory, f"out-{number}")
+            report = reader.run("get", f"@{nodes[0].scope}/m@{number}", "-o", out)
+            same = subprocess.run(["cmp", file, out]).returncode == 0
+            share = report["received_bytes"] / report["bytes"] * 100
+            print(f"version {number}: {report['bytes']} bytes, {report['received_bytes']} received ({share:.1f} %), {report['from_peers']} chunks from peers, "
+                  f"{report['peer_deltas']} as differences; same bytes: {same}", flush=True)
+    finally:
+        for node in nodes:
+            node.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--caskad", default=shutil.which("caskad") or "target/release/caskad")
@@ -123,8 +192,14 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dir")
     parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--gradients", action="store_true")
+    parser.add_argument("--versions", nargs="+")
     options = parser.parse_args()
     options.caskad = os.path.abspath(options.caskad)
+    if options.gradients:
+        return gradients(options)
+    if options.versions:
+        return versions(options)
     if options.slow:
         usual = show("24 nodes", options, [fetch(options, 24, ()) for _ in range(options.runs)])
         slow = show("24 nodes, 2 slow, 1 dead", options, [fetch(options, 24, (), slow=2, dead=1) for _ in range(options.runs)])

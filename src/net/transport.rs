@@ -19,8 +19,18 @@ pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 /// How long a connection may take until it is encrypted and has streams.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// TCP with noise and yamux, and QUIC; names are resolved by the system's DNS servers.
+/// TCP with noise and yamux, and QUIC; names are resolved by the system's DNS servers, where it has any.
 pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
+    match dns::tokio::Transport::system(by_address(key)?) {
+        Ok(named) => Ok(named.boxed()),
+        Err(error) => {
+            tracing::warn!("peers are reached by address only, not by name: {error}");
+            by_address(key)
+        }
+    }
+}
+
+fn by_address(key: &Keypair) -> Result<Transport> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise_config(key)?)
@@ -29,10 +39,7 @@ pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
         .boxed();
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let either = OrTransport::new(quic, tcp).map(|either, _| either.into_inner());
-    let named = dns::tokio::Transport::system(either)
-        .map_err(|error| Error::Network { what: "the system's DNS settings", why: error.to_string() })?;
-    Ok(named.boxed())
+    Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
 }
 
 /// Connections inside this process, for many nodes in one test: addresses are `/memory/N`.

@@ -9,7 +9,7 @@ use crate::manifest::Manifest;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
 use crate::refs::{RefChange, VersionEntry};
-use crate::store::EncodedChunk;
+use crate::store::{EncodedChunk, RecordKind};
 
 impl Store {
     /// Makes the version whose manifest is `bytes` version `number` of `key`, which has the scope of its publisher, until `expires_unix_ms`
@@ -30,8 +30,17 @@ impl Store {
         let manifest = Manifest::decode(bytes).map_err(|why| malformed(why.to_string()))?;
         let session = self.inner.chunks.begin()?;
         for chunk in &manifest.chunks {
-            if !session.has(&chunk.hash)? {
-                return Err(malformed(format!("its chunk {} is not here", chunk.hash.short())));
+            let stored = if session.has(&chunk.hash)? {
+                self.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)?
+            } else {
+                None
+            };
+            match stored {
+                None => return Err(malformed(format!("its chunk {} is not here", chunk.hash.short()))),
+                Some(stored) if stored.plain_len != chunk.len => {
+                    return Err(malformed(format!("it gives chunk {} another length than it has", chunk.hash.short())));
+                }
+                Some(_) => {}
             }
         }
         self.inner.chunks.raise_format()?;

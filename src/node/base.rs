@@ -38,8 +38,6 @@ pub(super) struct Bases<'s> {
 
 struct BaseVersion {
     manifest: Arc<Manifest>,
-    /// The homes that its manifest gives to chunks.
-    homes: HashMap<Hash, [u8; 4]>,
     /// Where each tensor lies: file and segment. Several files may have one of the same name.
     tensors: HashMap<String, Vec<(usize, SegmentEntry)>>,
 }
@@ -85,9 +83,9 @@ impl<'s> Bases<'s> {
         Ok(None)
     }
 
-    /// The home that a base version gives the chunk `hash`, where that is not the chunk's own.
-    pub(super) fn home(&self, hash: &Hash) -> Option<[u8; 4]> {
-        self.versions.iter().find_map(|version| version.homes.get(hash).copied())
+    /// The manifests that were needed so far, the preferred one first.
+    pub(super) fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.versions.iter().map(|version| &*version.manifest)
     }
 
     /// A reader of the bases' bytes.
@@ -149,10 +147,7 @@ impl BaseVersion {
                 }
             }
         }
-        let homed = manifest.homes.iter();
-        let homes =
-            homed.filter_map(|(index, home)| Some((manifest.chunks.get(*index as usize)?.hash, *home))).collect();
-        BaseVersion { manifest: Arc::new(manifest), homes, tensors }
+        BaseVersion { manifest: Arc::new(manifest), tensors }
     }
 
     /// The chunks of the file at `path`, or the only one, if it has no segments and a length that fits.

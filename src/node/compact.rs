@@ -72,7 +72,7 @@ impl Store {
         let finished = reencoding.finish();
         outcome.and(finished)?;
         monitor.finish();
-        let sweep = chunks.collect(Sweep::Thorough, |live| self.mark(live, &|_, _| true, monitor), monitor)?;
+        let sweep = self.collect(Sweep::Thorough, &|_, _| true, monitor)?;
         Ok(CompactReport {
             key: key.clone(),
             versions: versions.len() as u64,

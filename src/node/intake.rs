@@ -3,7 +3,8 @@
 //! Order of a commit: the packs are synced and the index committed, then the lease is granted, durably, and only then is the peer told. A
 //! crash in between leaves chunks without a lease, which the next garbage collection reclaims.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::chunk::{Intake, LeaseTerms, Parcel, Taken};
 use crate::codec::Decoder;
@@ -22,7 +23,8 @@ pub(crate) struct StoreIntake {
     store: Store,
     session: Session,
     terms: LeaseTerms,
-    taken: Mutex<Vec<LeasedChunk>>,
+    /// What the next commit grants the lease on. Each chunk once, so no number of repetitions fills the memory.
+    taken: Mutex<HashMap<Hash, LeasedChunk>>,
     workers: Mutex<Vec<Worker>>,
 }
 
@@ -42,8 +44,24 @@ impl Store {
 }
 
 impl StoreIntake {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Hash, LeasedChunk>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, hash: Hash, home: [u8; 4], stored_len: u32) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(LeasedChunk { hash, home, stored_len });
+        self.taken().entry(hash).or_insert(LeasedChunk { hash, home, stored_len });
+    }
+
+    /// Makes what is stored durable, then grants the lease on `taken`, which was stored before the call.
+    fn grant(&self, taken: &HashMap<Hash, LeasedChunk>) -> Result<()> {
+        self.store.inner.chunks.checkpoint()?;
+        let leases = self.store.leases()?;
+        if taken.is_empty() {
+            // No chunk, no lease: they would cost a stranger nothing.
+            return leases.renew(self.terms).map(drop);
+        }
+        let chunks: Vec<LeasedChunk> = taken.values().copied().collect();
+        leases.grant(self.terms, &chunks).map(drop)
     }
 
     fn verify(&self, worker: &mut Worker, parcel: &Parcel) -> Result<Taken> {
@@ -122,9 +140,12 @@ impl Intake for StoreIntake {
     }
 
     fn commit(&self) -> Result<()> {
-        self.store.inner.chunks.checkpoint()?;
-        let taken = std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner));
-        self.store.leases()?.grant(self.terms, &taken)?;
-        Ok(())
+        // Taken out before the sync: what other threads take meanwhile may not be covered by it, and waits for the next commit.
+        let taken = std::mem::take(&mut *self.taken());
+        let granted = self.grant(&taken);
+        if granted.is_err() {
+            taken.into_values().for_each(|chunk| self.note(chunk.hash, chunk.home, chunk.stored_len));
+        }
+        granted
     }
 }

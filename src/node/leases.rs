@@ -7,13 +7,15 @@
 //!
 //! Invariant: a row of `held` whose lease is not in `leases` means nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 
+use crate::backend::sync_directory;
 use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -91,17 +93,18 @@ impl Leases {
         directory.join("leases.redb")
     }
 
-    /// Opens the leases in the file `path`, which is created where there is none.
-    pub(super) fn open(path: PathBuf) -> Result<Leases> {
+    /// Opens the leases of the store in `directory`, which get their file where there is none.
+    ///
+    /// Every page is checked, since redb does not do that when it reads one: an altered row would let go of a replica unnoticed.
+    pub(super) fn open(directory: &Path) -> Result<Leases> {
+        let path = Leases::path(directory);
+        if !path.try_exists().map_err(|error| Error::io("open", &path, error))? {
+            create(directory, &path)?;
+        }
         let opened = guarded(&path, || {
             let mut builder = Database::builder();
-            builder.set_cache_size(8 << 20);
-            let database = builder.create(&path)?;
-            let transaction = database.begin_write()?;
-            transaction.open_table(LEASES)?;
-            transaction.open_table(HELD)?;
-            transaction.open_table(STATE)?;
-            transaction.commit()?;
+            builder.set_cache_size(8 << 20).set_check_integrity_on_open(true);
+            let database = builder.open(&path)?;
             let mut known = HashMap::new();
             for row in database.begin_read()?.open_table(LEASES)?.iter()? {
                 let (key, value) = row?;
@@ -129,8 +132,13 @@ impl Leases {
         let mut known = self.known();
         let key = lease_key(&terms.manifest, &terms.owner);
         let before = known.get(&key).copied();
+        if let Some(before) = before.filter(|before| before.terms.expires_unix_ms >= terms.expires_unix_ms)
+            && chunks.is_empty()
+        {
+            return Ok(before);
+        }
         let lease = guarded(&self.path, || {
-            let transaction = self.database.begin_write()?;
+            let transaction = begin_write(&self.database)?;
             let lease = {
                 let mut state = transaction.open_table(STATE)?;
                 let number = match before {
@@ -198,7 +206,7 @@ impl Leases {
             return Ok(0);
         }
         guarded(&self.path, || {
-            let transaction = self.database.begin_write()?;
+            let transaction = begin_write(&self.database)?;
             {
                 let mut leases = transaction.open_table(LEASES)?;
                 for (key, _) in &ended {
@@ -216,12 +224,13 @@ impl Leases {
         Ok(ended.len() as u64)
     }
 
-    /// Removes the rows whose lease is gone, some at a time.
+    /// Removes the rows whose lease is gone, some at a time. No lease is granted between the look at those that there are and the
+    /// removal of rows: those of one that is not among them yet would go with the rest.
     fn sweep(&self) -> Result<()> {
         let mut from = held_key(0, &Hash::default(), 0);
         loop {
-            let live: Vec<u32> = self.known().values().map(|lease| lease.number).collect();
-            let live: std::collections::HashSet<u32> = live.into_iter().collect();
+            let known = self.known();
+            let live: HashSet<u32> = known.values().map(|lease| lease.number).collect();
             let next = guarded(&self.path, || {
                 let mut dead = Vec::new();
                 let mut last = None;
@@ -236,7 +245,7 @@ impl Leases {
                     }
                 }
                 if !dead.is_empty() {
-                    let transaction = self.database.begin_write()?;
+                    let transaction = begin_write(&self.database)?;
                     {
                         let mut held = transaction.open_table(HELD)?;
                         for key in &dead {
@@ -332,7 +341,37 @@ impl Leases {
     }
 }
 
+/// Makes the file with its tables under another name first: one that is there without them is damage, and no store that has no leases.
+fn create(directory: &Path, path: &Path) -> Result<()> {
+    let temporary = directory.join("tmp").join("leases.redb");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("replace", temporary, error)),
+        _ => {}
+    }
+    guarded(&temporary, || {
+        let database = Database::builder().create(&temporary)?;
+        let transaction = begin_write(&database)?;
+        transaction.open_table(LEASES)?;
+        transaction.open_table(HELD)?;
+        transaction.open_table(STATE)?;
+        transaction.commit()?;
+        Ok(())
+    })?;
+    // The name is durable before the first lease is.
+    let named = std::fs::rename(&temporary, path).and_then(|()| sync_directory(directory));
+    named.map_err(|error| Error::io("create", path, error))
+}
+
+/// Quick repair: after a kill the file is open again at once, however many rows it has.
+fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
 /// Runs `act` on the database. redb may panic on pages that were altered: that is damage, and no end of the process.
+///
+/// Only what is damage is called so, since the remedy is to delete the file, and every lease with it.
 fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
     let damaged = |why: String| Error::Damaged {
         what: "leases",
@@ -341,10 +380,24 @@ fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, redb::Error>) -> Resu
     };
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(redb::Error::Io(error))) if error.kind() != std::io::ErrorKind::InvalidData => {
-            Err(Error::io("use", path, error))
+        Ok(Err(redb::Error::Io(error))) => match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Err(damaged(error.to_string())),
+            _ => Err(Error::io("use", path, error)),
+        },
+        Ok(Err(redb::Error::PreviousIo)) => {
+            Err(Error::WriteFailed { why: format!("{} could not be written", path.display()) })
         }
-        Ok(Err(error)) => Err(damaged(error.to_string())),
+        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(Error::Locked { path: path.to_owned(), pid: None }),
+        Ok(Err(
+            error @ (redb::Error::Corrupted(_)
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TableIsNotMultimap(_)
+            | redb::Error::UpgradeRequired(_)),
+        )) => Err(damaged(error.to_string())),
+        Ok(Err(error)) => Err(Error::io("use", path, std::io::Error::other(error))),
         Err(_) => Err(damaged("a page was altered".to_owned())),
     }
 }
@@ -369,7 +422,8 @@ mod tests {
         #[test]
         fn leases_do_what_a_map_does(steps in prop::collection::vec((0_u8..6, 0_u8..3, 0_u8..3, 1_u64..20, prop::collection::vec(0_u8..8, 0..5)), 1..25)) {
             let dir = tempfile::tempdir().unwrap();
-            let mut leases = Leases::open(Leases::path(dir.path())).unwrap();
+            std::fs::create_dir(dir.path().join("tmp")).unwrap();
+            let mut leases = Leases::open(dir.path()).unwrap();
             let mut model: BTreeMap<(u8, u8), (u64, BTreeMap<u8, ()>)> = BTreeMap::new();
             let mut now = 0;
             for (step, manifest, owner, time, chunks) in steps {
@@ -398,7 +452,7 @@ mod tests {
                     }
                     _ => {
                         drop(leases);
-                        leases = Leases::open(Leases::path(dir.path())).unwrap();
+                        leases = Leases::open(dir.path()).unwrap();
                     }
                 }
                 let mut live = std::collections::BTreeSet::new();
@@ -422,8 +476,8 @@ mod tests {
     fn damage_is_told_and_ends_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = Leases::path(dir.path());
-        std::fs::write(&path, vec![7; 10_000]).unwrap();
-        let error = Leases::open(path).unwrap_err();
+        std::fs::write(path, vec![7; 10_000]).unwrap();
+        let error = Leases::open(dir.path()).unwrap_err();
         assert!(
             matches!(&error, Error::Damaged { what: "leases", why, .. } if why.contains("delete the file")),
             "{error}"

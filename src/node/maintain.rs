@@ -10,7 +10,7 @@ use crate::node::list::labels_of;
 use crate::node::report::{GcReport, RefReport, Timestamp};
 use crate::node::store::Store;
 use crate::refs::{Entity, PinEntry, RefChange};
-use crate::store::{KeyRefs, LiveSet, Sweep};
+use crate::store::{KeyRefs, LiveSet, Sweep, SweepReport};
 
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,8 +95,8 @@ impl Store {
     /// Removes the versions whose time is up, then reclaims what no version reaches. Puts and gets may go on meanwhile.
     pub fn gc(&self, options: GcOptions, monitor: &Monitor) -> Result<GcReport> {
         let started = Instant::now();
-        if let Some(leases) = self.existing_leases()?.filter(|_| !options.dry_run) {
-            leases.expire(Timestamp::now().0)?;
+        if options.expired_only && !options.dry_run {
+            self.end_leases()?;
         }
         let mut expired = self.expired_versions()?;
         if !options.dry_run && !expired.is_empty() {
@@ -116,7 +116,7 @@ impl Store {
             false => {
                 let stays = |key: &Key, number| !expired.iter().any(|(gone, n)| gone == key && *n == number);
                 let sweep = if options.dry_run { Sweep::DryRun } else { Sweep::Usual };
-                self.inner.chunks.collect(sweep, |live| self.mark(live, &stays, monitor), monitor)?
+                self.collect(sweep, &stays, monitor)?
             }
         };
         let kept_bytes =
@@ -143,14 +143,42 @@ impl Store {
         Ok(expired)
     }
 
-    /// Lists all that the versions reach for which `stays` holds, and all that is under a lease. One whose manifest is damaged stops the collection: what it reaches is
+    /// Ends the leases whose time is up.
+    fn end_leases(&self) -> Result<()> {
+        match self.existing_leases()? {
+            Some(leases) => leases.expire(Timestamp::now().0).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Reclaims what is neither reached by a version for which `stays` holds nor under a lease.
+    ///
+    /// A lease counts until it is ended, and not only until its time is up: in between it may be renewed, and whoever does so is told
+    /// that its chunks are here.
+    pub(super) fn collect(
+        &self,
+        sweep: Sweep,
+        stays: &dyn Fn(&Key, u64) -> bool,
+        monitor: &Monitor,
+    ) -> Result<SweepReport> {
+        let over = if sweep == Sweep::DryRun { Timestamp::now().0 } else { 0 };
+        if sweep != Sweep::DryRun {
+            self.end_leases()?;
+        }
+        let mark = |live: &mut LiveSet| {
+            if let Some(leases) = self.existing_leases()? {
+                leases.live(over, &mut |hash| {
+                    live.insert(hash);
+                })?;
+            }
+            self.mark(live, stays, monitor)
+        };
+        self.inner.chunks.collect(sweep, mark, monitor)
+    }
+
+    /// Lists all that the versions reach for which `stays` holds. One whose manifest is damaged stops the collection: what it reaches is
     /// not known.
     pub(super) fn mark(&self, live: &mut LiveSet, stays: &dyn Fn(&Key, u64) -> bool, monitor: &Monitor) -> Result<()> {
-        if let Some(leases) = self.existing_leases()? {
-            leases.live(Timestamp::now().0, &mut |hash| {
-                live.insert(hash);
-            })?;
-        }
         for (key, refs) in self.inner.chunks.all_refs("")? {
             for (number, entry) in &refs.versions {
                 monitor.check()?;

@@ -143,7 +143,8 @@ impl Put<'_> {
                 }
             }
         }
-        contents.homes = homes(self.store, &contents.chunks, &self.bases)?;
+        let versions: Vec<&Manifest> = self.earlier.manifest().into_iter().chain(self.bases.manifests()).collect();
+        contents.homes = homes(self.store, &contents.chunks, &versions)?;
         Ok(contents)
     }
 

@@ -218,14 +218,19 @@ impl Store {
         if directory.read_only() {
             return Err(Error::ReadOnly { path: directory.path().to_owned() });
         }
-        let opened = Arc::new(Leases::open(Leases::path(directory.path()))?);
+        let opened = Arc::new(Leases::open(directory.path())?);
         Ok(Arc::clone(leases.insert(opened)))
     }
 
     /// As [`leases`](Store::leases), for a store that has some.
     pub(super) fn existing_leases(&self) -> Result<Option<Arc<Leases>>> {
-        let there = self.inner.directory.as_ref().is_some_and(|directory| Leases::path(directory.path()).exists());
-        if there && !self.is_read_only() { self.leases().map(Some) } else { Ok(None) }
+        let Some(directory) = self.inner.directory.as_ref().filter(|_| !self.is_read_only()) else { return Ok(None) };
+        let path = Leases::path(directory.path());
+        // Unless it is known that there are none: what is leased must not be taken for garbage.
+        match path.try_exists().map_err(|error| Error::io("open", &path, error))? {
+            true => self.leases().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Where payloads that must be whole before they are split are kept meanwhile.

@@ -48,6 +48,11 @@ impl Earlier {
         }
     }
 
+    /// The manifest of that version, if there is one and it is sound.
+    pub(super) fn manifest(&self) -> Option<&Manifest> {
+        self.0.as_ref()
+    }
+
     /// The file at `path`, or the only one, if it had chunks and this length.
     pub(super) fn file(&self, path: &str, len: u64) -> Option<EarlierFile<'_>> {
         let manifest = self.0.as_ref()?;
