@@ -114,7 +114,7 @@ def show(name, options, runs, raw=None):
     ratio = f", {rate / raw:.2f} of raw TCP" if raw else ""
     print(f"{name}: {seconds:.2f} s, {rate * 1.048576:.0f} MB/s{ratio}; CPU {reader:.2f} + {holders:.2f} s a GB (reader + holders); "
           f"peak {max(r['peak_reader'] for r in runs):.0f} and {max(r['peak_holder'] for r in runs):.0f} MiB; same bytes: {all(r['same'] for r in runs)}; "
-          f"lookups {runs[0]['report']['lookups']}", flush=True)
+          f"received {statistics.median(r['report']['received_bytes'] for r in runs) / (options.mib << 20):.2f} of the payload, lookups {runs[0]['report']['lookups']}", flush=True)
     return seconds
 
 

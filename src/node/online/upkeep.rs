@@ -34,7 +34,8 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<NodeInner>) {
-    let mut state = State::default();
+    // A node that has just started, or has just met its first peer, has better things to do than to compare what all of them hold.
+    let mut state = State { compared: Some(Instant::now()), ..State::default() };
     loop {
         let Some(there) = node.upgrade() else { return };
         let wait = there.wait(state.unfinished);
