@@ -91,6 +91,8 @@ def fetch(options, holders, flags, slow=0, dead=0):
             time.sleep(0.1)
         nodes.append(reader)
         live = nodes[: holders - dead] + [reader]
+        # All nodes share one disk here: what the holders wrote should not be written back while the reader is timed.
+        os.sync()
         before = [node.cpu() for node in live]
         started = time.perf_counter()
         report = reader.run("get", f"@{nodes[0].scope}/payload", "-o", os.path.join(directory, "restored"))
