@@ -101,7 +101,8 @@ fn main() -> Outcome<()> {
     }
     for line in fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/network.txt"))?.lines() {
         let (name, hex) = line.split_once(' ').ok_or("a golden line has no name")?;
-        let bytes: Result<Vec<u8>, _> = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16)).collect();
+        let bytes: Result<Vec<u8>, _> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16)).collect();
         write(if name.starts_with("frame-") { "frame" } else { "signed_record" }, name, &bytes?)?;
     }
     write("safetensors", "three", &safetensors(&tensors()))?;

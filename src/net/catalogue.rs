@@ -152,13 +152,11 @@ impl Listing {
 
 /// Reads up to the items of a document, and says how many there are. Each takes a byte at least, so their number is bounded by the bytes.
 fn open(reader: &mut Reader<'_>, what: &'static str) -> Result<usize, DecodeError> {
-    let mut fields = reader.fields(what)?;
-    fields.version(reader, VERSION)?;
-    if fields.next(reader)? != Some(1) {
-        return Err(reader.malformed(what, "it has no items"));
+    let head = [reader.map(what, 2)? as u64, reader.uint(what)?, reader.uint("format version")?, reader.uint(what)?];
+    if head != [2, 0, VERSION, 1] {
+        return Err(reader.malformed(what, "it is not a format version that this caskad reads, and the items"));
     }
-    let items = reader.array(what, limits::CATALOGUE_BYTES)?;
-    Ok(items)
+    reader.array(what, limits::CATALOGUE_BYTES)
 }
 
 #[cfg(test)]
@@ -197,6 +195,10 @@ mod tests {
         }
         let swapped: Vec<u8> = listing.encode().iter().map(|byte| if *byte == b'a' { b'z' } else { *byte }).collect();
         assert!(Listing::decode(&swapped).is_err());
+        // A map that announces more fields than there are.
+        let mut announced = listing.encode();
+        announced[0] = 0xa5;
+        assert!(Listing::decode(&announced).is_err());
         assert_eq!(Listing::decode(&Listing::default().encode()), Ok(Listing::default()));
     }
 }
