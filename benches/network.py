@@ -69,6 +69,13 @@ def settle(nodes):
             time.sleep(0.1)
 
 
+def start_nodes(options, directory, nodes, count):
+    """Adds `count` nodes that know each other to `nodes`."""
+    for index in range(count):
+        nodes.append(Node(options, directory, index, nodes[0].address if nodes else None))
+    settle(nodes)
+
+
 def fetch(options, holders, flags, slow=0, dead=0):
     """Seconds, CPU seconds and peak memory of a get from `holders` nodes by one that has nothing."""
     directory = tempfile.mkdtemp(prefix="caskad-network-", dir=options.dir)
@@ -125,9 +132,7 @@ def gradients(options):
     directory = tempfile.mkdtemp(prefix="caskad-network-", dir=options.dir)
     nodes = []
     try:
-        for index in range(4):
-            nodes.append(Node(options, directory, index, nodes[0].address if nodes else None))
-        settle(nodes)
+        start_nodes(options, directory, nodes, 4)
         header = json.dumps({"w": {"dtype": "F32", "shape": [750000], "data_offsets": [0, 3000000]}}).encode()
         workers = [flag for node in nodes for flag in ("--worker", "@" + node.scope)]
         seconds = []
@@ -165,9 +170,7 @@ def versions(options):
     directory = tempfile.mkdtemp(prefix="caskad-network-", dir=options.dir)
     nodes = []
     try:
-        for index in range(7):
-            nodes.append(Node(options, directory, index, nodes[0].address if nodes else None))
-        settle(nodes)
+        start_nodes(options, directory, nodes, 7)
         nodes[0].run("put", options.versions[0], "--as", "m")
         reader = Node(options, directory, "reader", nodes[0].address)
         nodes.append(reader)

@@ -57,8 +57,6 @@ pub(crate) struct Fetched {
     pub(crate) chunks: u64,
     /// How many of them came as differences.
     pub(crate) deltas: u64,
-    /// Bytes of them as they came.
-    pub(crate) bytes: u64,
     /// Peers that sent wrong chunks.
     pub(crate) liars: Vec<PeerId>,
 }
@@ -77,7 +75,6 @@ struct Job {
     monitor: Monitor,
     chunks: AtomicU64,
     deltas: AtomicU64,
-    bytes: AtomicU64,
     liars: Mutex<Vec<PeerId>>,
     /// Why the fetch as a whole cannot go on: the disk is full, say.
     broken: Mutex<Option<Error>>,
@@ -107,7 +104,6 @@ pub(crate) async fn fetch(
         monitor: monitor.clone(),
         chunks: AtomicU64::new(0),
         deltas: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
         liars: Mutex::default(),
         broken: Mutex::default(),
     });
@@ -141,7 +137,6 @@ pub(crate) async fn fetch(
         lost,
         chunks: job.chunks.load(Ordering::Relaxed),
         deltas: job.deltas.load(Ordering::Relaxed),
-        bytes: job.bytes.load(Ordering::Relaxed),
         liars: std::mem::take(&mut lock(&job.liars)),
     })
 }
@@ -322,7 +317,6 @@ impl Job {
             Ok(Taken::Stored | Taken::Known) => {
                 if lock(&self.board).done(index, arrived.took) {
                     self.monitor.advance(self.len(index));
-                    self.bytes.fetch_add(parcel.payload.len() as u64, Ordering::Relaxed);
                     self.chunks.fetch_add(1, Ordering::Relaxed);
                     self.deltas.fetch_add(u64::from(parcel.base.is_some()), Ordering::Relaxed);
                 }

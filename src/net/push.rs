@@ -36,11 +36,7 @@ pub(crate) type Homed = (Hash, [u8; 4]);
 pub(crate) struct Pushed {
     /// Chunks that the peer keeps durably from now on.
     pub(crate) kept: Vec<Hash>,
-    /// Chunks that were sent.
-    pub(crate) sent: u64,
-    /// How many of them as differences.
-    pub(crate) deltas: u64,
-    /// Bytes of them.
+    /// Encoded bytes of the chunks that were sent and taken.
     pub(crate) sent_bytes: u64,
     /// Why the push ended before its time.
     pub(crate) failed: Option<Error>,
@@ -144,8 +140,6 @@ impl Push<'_> {
                 match status {
                     PutStatus::Stored | PutStatus::Known => {
                         taken.push(parcel.hash);
-                        pushed.sent += 1;
-                        pushed.deltas += u64::from(parcel.delta);
                         pushed.sent_bytes += parcel.bytes;
                     }
                     PutStatus::NeedsBase => alone.push((parcel.hash, parcel.home)),
@@ -225,12 +219,11 @@ struct SentParcel {
     hash: Hash,
     home: [u8; 4],
     bytes: u64,
-    delta: bool,
 }
 
 impl SentParcel {
     fn of(parcel: &Parcel) -> SentParcel {
         let bytes = parcel.payload.len() as u64;
-        SentParcel { hash: parcel.hash, home: parcel.home, bytes, delta: parcel.base.is_some() }
+        SentParcel { hash: parcel.hash, home: parcel.home, bytes }
     }
 }

@@ -130,7 +130,7 @@ impl<P: Candidate + Clone> Regions<P> {
         let mut open: Vec<Position> = places.into_iter().filter(|place| self.near(place, now_ms).is_none()).collect();
         open.sort_unstable();
         open.dedup();
-        Resolution { open, asked: Vec::new(), answers: 0, failed: Vec::new(), given_up: Vec::new() }
+        Resolution { open, asked: Vec::new(), answers: 0, failed: Vec::new() }
     }
 }
 
@@ -144,7 +144,6 @@ pub struct Resolution {
     /// Lookups that ended.
     answers: usize,
     failed: Vec<(Position, u8)>,
-    given_up: Vec<Position>,
 }
 
 impl Resolution {
@@ -191,7 +190,6 @@ impl Resolution {
             };
             *attempts += 1;
             if *attempts >= ATTEMPTS {
-                self.given_up.push(place);
                 self.open.retain(|open| *open != place);
             }
         }

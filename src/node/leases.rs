@@ -19,6 +19,7 @@ use crate::backend::sync_directory;
 use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::net::placement::Group;
 
 type LeaseRow = (u32, u64, u64, u64);
 
@@ -80,11 +81,6 @@ fn parse_held(key: &[u8; 38]) -> (Hash, u32) {
     let mut hash = [0; 32];
     hash.copy_from_slice(&key[2..34]);
     (Hash::from_bytes(hash), u32::from_be_bytes([key[34], key[35], key[36], key[37]]))
-}
-
-/// The group of a home: its first twelve bits.
-fn group_of(home: [u8; 4]) -> u16 {
-    u16::from_be_bytes([home[0], home[1]]) >> 4
 }
 
 impl Leases {
@@ -153,7 +149,7 @@ impl Leases {
                 let (mut count, mut bytes) = before.map_or((0, 0), |before| (before.chunks, before.bytes));
                 let mut held = transaction.open_table(HELD)?;
                 for chunk in chunks {
-                    let row = held_key(group_of(chunk.home), &chunk.hash, number);
+                    let row = held_key(Group::of(chunk.home).number(), &chunk.hash, number);
                     if held.insert(&row, (u32::from_be_bytes(chunk.home), chunk.stored_len))?.is_none() {
                         count += 1;
                         bytes += u64::from(chunk.stored_len);
@@ -315,7 +311,7 @@ impl Leases {
     /// The leases of a chunk with this home that have not ended.
     pub fn of_chunk(&self, hash: &Hash, home: [u8; 4], now_unix_ms: u64) -> Result<Vec<LeaseTerms>> {
         let live = self.live_numbers(now_unix_ms);
-        let group = group_of(home);
+        let group = Group::of(home).number();
         guarded(&self.path, || {
             let mut found = Vec::new();
             let (first, last) = (held_key(group, hash, 0), held_key(group, hash, u32::MAX));

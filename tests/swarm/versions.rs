@@ -121,7 +121,7 @@ fn what_is_removed_is_no_longer_kept() {
 }
 
 #[test]
-fn a_node_does_not_go_back_to_an_older_record() {
+fn every_node_sees_the_newest_record() {
     let swarm = Swarm::start(4, quick());
     let none = Monitor::none();
     let name = "m".parse().unwrap();

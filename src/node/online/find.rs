@@ -189,7 +189,6 @@ impl NodeInner {
                 fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
             total.chunks += fetched.chunks;
             total.deltas += fetched.deltas;
-            total.bytes += fetched.bytes;
             for liar in fetched.liars {
                 monitor.warn(&format!("peer {liar} sent wrong chunks and was dropped; others are asked in its place"));
             }

@@ -32,8 +32,6 @@ pub(crate) struct Placed {
     pub(crate) peers: usize,
     /// Encoded bytes of the chunks that were sent.
     pub(crate) sent_bytes: u64,
-    pub(crate) sent_chunks: u64,
-    pub(crate) sent_deltas: u64,
 }
 
 impl NodeInner {
@@ -69,8 +67,6 @@ impl NodeInner {
             while let Some((peer, pushed)) = pushes.next().await {
                 let pushed = self.judge(peer, pushed?);
                 placed.sent_bytes += pushed.sent_bytes;
-                placed.sent_chunks += pushed.sent;
-                placed.sent_deltas += pushed.deltas;
                 for hash in pushed.kept {
                     if let Some(keepers) = keepers.get_mut(&hash) {
                         *keepers += 1;

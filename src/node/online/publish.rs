@@ -245,8 +245,6 @@ impl Placed {
         self.fewest = self.fewest.min(other.fewest);
         self.peers = self.peers.max(other.peers);
         self.sent_bytes += other.sent_bytes;
-        self.sent_chunks += other.sent_chunks;
-        self.sent_deltas += other.sent_deltas;
     }
 }
 

@@ -81,8 +81,14 @@ impl Node {
         }
         match self.block_on(self.inner.find_catalogue(&key, monitor)) {
             Ok(catalogue) => Ok(summaries(&refs_of(&catalogue))),
-            // Without the network there may still be copies here.
-            Err(error) => self.inner.store.log(&key).map_err(|_| error),
+            Err(error) => {
+                // Copies that are here are better than nothing, and not all that there is.
+                let here = self.inner.store.log(&key);
+                if here.is_ok() {
+                    monitor.warn(&format!("only the copies here are listed: {error}"));
+                }
+                here.map_err(|_| error)
+            }
         }
     }
 
