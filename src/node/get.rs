@@ -146,6 +146,7 @@ impl<'a> Get<'a> {
             from_peers: 0,
             peer_deltas: 0,
             lookups: 0,
+            fetch_seconds: 0.0,
             received_bytes: 0,
         }
     }

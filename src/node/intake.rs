@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::chunk::{Intake, LeaseTerms, Parcel, Taken};
+use crate::chunk::{Codec, Intake, LeaseTerms, Parcel, Taken};
 use crate::codec::Decoder;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -76,13 +76,19 @@ impl StoreIntake {
                 read => read?,
             }
         }
-        let base = parcel.base.is_some().then_some(worker.base.as_slice());
-        let decoded =
-            worker.decoder.decode(parcel.codec, &parcel.payload, parcel.plain_len as usize, base, &mut worker.plain);
-        if let Err(error) = decoded {
-            return Ok(Taken::Wrong(error.to_string()));
-        }
-        if Hash::of(&worker.plain) != parcel.hash {
+        let plain = match parcel.codec {
+            // Hashed where it lies: decoding would only copy it.
+            Codec::Raw if parcel.payload.len() == parcel.plain_len as usize => &parcel.payload,
+            _ => {
+                let base = parcel.base.is_some().then_some(worker.base.as_slice());
+                let (plain_len, plain) = (parcel.plain_len as usize, &mut worker.plain);
+                if let Err(error) = worker.decoder.decode(parcel.codec, &parcel.payload, plain_len, base, plain) {
+                    return Ok(Taken::Wrong(error.to_string()));
+                }
+                &worker.plain
+            }
+        };
+        if Hash::of(plain) != parcel.hash {
             return Ok(Taken::Wrong("its bytes do not match its hash".to_owned()));
         }
         Ok(Taken::Stored)

@@ -95,6 +95,8 @@ pub struct GetReport {
     pub bytes: u64,
     /// Wall time.
     pub seconds: f64,
+    /// How much of that it took until all that was not here had come from peers, verified and stored.
+    pub fetch_seconds: f64,
     /// Chunks that were in memory.
     pub from_cache: u64,
     /// Chunks that were read from packs.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::chunk::{Intake as _, LeaseTerms};
 use crate::error::{Error, Result};
@@ -30,6 +30,8 @@ struct Pulled {
     fetched: Fetched,
     lookups: u64,
     received_bytes: u64,
+    /// How long it took.
+    took: Duration,
 }
 
 impl Node {
@@ -120,6 +122,7 @@ impl Node {
 
     fn pull(&self, wanted: &VersionRef, part: &Part, monitor: &Monitor) -> Result<Pulled> {
         let wanted = self.inner.store.canonical_version(wanted)?;
+        let started = Instant::now();
         let lookups = self.inner.handle.lookups();
         let received = self.inner.links.received_bytes.load(Ordering::Relaxed);
         let (version, fetched) = match self.is_here(&wanted)? {
@@ -142,6 +145,7 @@ impl Node {
             fetched,
             lookups: self.inner.handle.lookups() - lookups,
             received_bytes: self.inner.links.received_bytes.load(Ordering::Relaxed) - received,
+            took: started.elapsed(),
         })
     }
 }
@@ -156,6 +160,8 @@ impl Pulled {
             peer_deltas: self.fetched.deltas,
             lookups: self.lookups,
             received_bytes: self.received_bytes,
+            seconds: report.seconds + self.took.as_secs_f64(),
+            fetch_seconds: self.took.as_secs_f64(),
             ..report
         }
     }
