@@ -38,6 +38,7 @@
 //! | 4 | [`store`] [`cache`] | packs, index, recovery, garbage collection; manifests are opaque bytes here |
 //! | 5 | [`net`] | placement, records, the exchange with peers; never sees the store |
 //! | 6 | [`node`] | the facade that joins them: [`Store`], with one file for each verb, and `Node`, a store in the network |
+//! | 7 | `http` | the window of a node: blobs, JSON, metrics, a dashboard |
 //! | 7 | [`gradient`] | publishes, collects and folds the contributions of a round of training |
 //! | 8 | the `caskad` command | this crate's public API only |
 //!
@@ -53,7 +54,7 @@
 //!
 //! # Features
 //!
-//! `net` (default) brings the network, on libp2p; `cli` (default) builds the `caskad` command, and needs it. A library user who wants a store on
+//! `net` (default) brings the network, on libp2p; `http` (default) its window; `cli` (default) builds the `caskad` command, and needs it. A library user who wants a store on
 //! one machine turns both off with `default-features = false`.
 
 pub mod backend;
@@ -64,6 +65,8 @@ pub mod codec;
 pub mod error;
 pub mod gradient;
 pub mod hash;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod identity;
 pub mod key;
 pub mod limits;

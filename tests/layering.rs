@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 11] = [
     &["store", "cache"],
     &["net"],
     &["node"],
-    &["gradient"],
+    &["gradient", "http"],
 ];
 
 /// Imports that the rows would allow and the design does not: manifests are opaque bytes to the store, and it never cuts; the network

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::{FileBackend, StorageBackend};
-use crate::cache::ChunkCache;
+use crate::cache::{CacheStats, ChunkCache};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, VersionRef, VersionSpec};
@@ -191,6 +191,11 @@ impl Store {
     /// True when nothing in the store may be changed.
     pub fn is_read_only(&self) -> bool {
         self.inner.directory.as_ref().is_some_and(StoreDirectory::read_only)
+    }
+
+    /// How the cache of hot chunks has done so far.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.inner.cache.stats()
     }
 
     /// The settings in use.

@@ -10,6 +10,7 @@ use crate::key::{Key, VersionRef};
 use crate::manifest::{Content, FileEntry, FileKind, Manifest, RegularFile, SegmentEntry};
 use crate::monitor::Monitor;
 use crate::node::fetch::{Piece, Sources, stream};
+use crate::node::report::Timestamp;
 use crate::node::store::{Store, nearest};
 use crate::refs::VersionEntry;
 
@@ -52,6 +53,18 @@ impl Version {
     /// Files, segments and chunks.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// When it was stored.
+    pub fn created(&self) -> Timestamp {
+        Timestamp(self.entry.created_unix_ms)
+    }
+
+    /// The regular file at `path` (`None`: the only file): its path, and what the manifest says of it.
+    pub fn file(&self, path: Option<&str>) -> Result<(&str, &RegularFile)> {
+        let index = self.file_index(path)?;
+        let path = self.manifest.files.get(index).map_or("", |entry| entry.path.as_str());
+        Ok((path, self.regular(index)?))
     }
 
     /// Payload bytes.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use libp2p::PeerId;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 use crate::net::event_loop::PeerAddresses;
@@ -16,6 +17,8 @@ use crate::node::online::publish::lock;
 pub struct Health {
     /// Its id as a peer.
     pub peer_id: String,
+    /// Its place on the ring of the keyspace, from 0 to 1.
+    pub place: f64,
     /// The scope that it publishes under.
     pub scope: crate::ScopeKey,
     /// The network that it is in.
@@ -48,10 +51,16 @@ pub struct Health {
     pub refused_requests: u64,
     /// Streams of peers that ended in an error.
     pub broken_streams: u64,
+    /// Lookups in the routing tables of others.
+    pub lookups: u64,
     /// Bytes sent to peers.
     pub sent_bytes: u64,
+    /// How many of those they had asked for.
+    pub served_bytes: u64,
     /// Bytes received from peers.
     pub received_bytes: u64,
+    /// How many of those this node had asked for.
+    pub fetched_bytes: u64,
     /// How long the node runs.
     pub uptime_seconds: f64,
 }
@@ -62,6 +71,8 @@ pub struct Health {
 pub struct PeerSummary {
     /// Its id.
     pub peer_id: String,
+    /// Its place on the ring of the keyspace, from 0 to 1.
+    pub place: f64,
     /// Where it says that it listens.
     pub addresses: Vec<String>,
     /// True while there is a connection.
@@ -80,6 +91,7 @@ impl Node {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Health {
             peer_id: self.peer_id().to_string(),
+            place: place(&self.peer_id()),
             scope: self.scope(),
             network_id: self.inner.config.network_id.clone(),
             listen: view.listening.iter().map(ToString::to_string).collect(),
@@ -96,6 +108,9 @@ impl Node {
             wrong_chunks: count(&served.wrong_chunks),
             refused_requests: count(&served.refused_requests),
             broken_streams: count(&served.broken_streams),
+            lookups: self.inner.handle.lookups(),
+            served_bytes: count(&served.sent_bytes),
+            fetched_bytes: count(&links.received_bytes),
             sent_bytes: count(&served.sent_bytes) + count(&links.sent_bytes),
             received_bytes: count(&served.received_bytes) + count(&links.received_bytes),
             uptime_seconds: self.inner.started.elapsed().as_secs_f64(),
@@ -113,6 +128,7 @@ impl Node {
         peers.dedup_by_key(|peer| peer.peer);
         let summary = |peer: PeerAddresses| PeerSummary {
             peer_id: peer.peer.to_string(),
+            place: place(&peer.peer),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             connected: connected.contains(&peer.peer),
             banned: banned.contains(&peer.peer),
@@ -125,6 +141,14 @@ impl Node {
         let found = self.block_on(self.inner.handle.closest(key.to_vec()))?;
         Ok(found.peers.into_iter().map(|peer| peer.peer).collect())
     }
+}
+
+/// Where on the ring a peer is: its place in the keyspace is the SHA-256 of its id.
+fn place(peer: &PeerId) -> f64 {
+    let digest = Sha256::digest(peer.to_bytes());
+    let first = digest.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first));
+    // Of the 64 bits, as many as an f64 holds: rounded, the last places would come out as 1.
+    (first >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 impl NodeInner {

@@ -1,9 +1,12 @@
 //! `caskad node`: runs the store as a node of a network, until it is told to stop.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use caskad::http::{HttpOptions, HttpServer, Token};
 use caskad::net::config::NetConfig;
 use caskad::net::{Multiaddr, PeerId};
 use caskad::{Node as RunningNode, NodeOptions};
@@ -32,6 +35,7 @@ enum Preset {
 Examples:
   caskad node
   caskad node --listen /ip4/0.0.0.0/tcp/4700 --join /dns4/store.example.org/tcp/4700
+  caskad node --http 127.0.0.1:4701
   caskad node --network-id lab --allow 12D3KooW… --allow 12D3KooW… --no-mdns")]
 pub(crate) struct Node {
     /// Where to listen (repeatable) [default: every address, TCP and QUIC, free ports]
@@ -70,6 +74,12 @@ pub(crate) struct Node {
     /// How long a peer may be away before what it held is copied elsewhere [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     departure: Option<Duration>,
+    /// Serve HTTP at this address: 127.0.0.1:4701, say. One that other machines reach needs a token
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// A file with the bearer token that HTTP requests need [default: $CASKAD_HTTP_TOKEN, if it is set]
+    #[arg(long, value_name = "FILE", requires = "http")]
+    http_token_file: Option<PathBuf>,
     /// Most bytes a second sent to peers [default: no bound]
     #[arg(long, value_name = "BYTES")]
     upload: Option<u64>,
@@ -86,6 +96,8 @@ impl Node {
         let node = RunningNode::start(store, NodeOptions::new(config))?;
         let failed = |source| caskad::Error::Io { action: "listen on", path: directory.join("node.sock"), source };
         let server = Server::start(&directory, Host { node: node.clone() }).map_err(failed)?;
+        let http = self.http(&node, context)?;
+        let address = http.as_ref().map(|http| format!("http://{}", http.address()));
         let listening = node.health()?.listen;
         let ready = json!({
             "event": "ready",
@@ -94,9 +106,10 @@ impl Node {
             "peer_id": node.peer_id().to_string(),
             "scope": node.scope().to_string(),
             "listen": listening,
+            "http": address,
         });
         context.list(&ready, |_| {
-            let addresses: String = listening.iter().map(|address| format!("  {address}\n")).collect();
+            let addresses: String = listening.iter().chain(&address).map(|address| format!("  {address}\n")).collect();
             format!("node ready: peer {}, scope @{}\n{addresses}", node.peer_id(), node.scope())
         })?;
         let (stop, stopped) = mpsc::channel();
@@ -109,9 +122,28 @@ impl Node {
             let _ = stop.send(());
         });
         stopped.recv().map_err(|_| Failure::Usage("the wait for a signal ended by itself".to_owned()))?;
+        drop(http);
         server.stop();
         node.shutdown()?;
         Ok(Exit::Done)
+    }
+
+    /// Opens the node's window, if it is to have one.
+    fn http(&self, node: &RunningNode, context: &Context) -> Result<Option<HttpServer>> {
+        let Some(address) = self.http else { return Ok(None) };
+        let token = match &self.http_token_file {
+            Some(file) => {
+                let path = context.path(file);
+                Some(std::fs::read_to_string(&path).map_err(|source| caskad::Error::Io {
+                    action: "read",
+                    path,
+                    source,
+                })?)
+            }
+            None => std::env::var("CASKAD_HTTP_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        let token = token.map(|token| Token::new(token.trim())).transpose()?;
+        Ok(Some(HttpServer::start(node.clone(), HttpOptions::new(address).token(token))?))
     }
 
     /// What the flags make of the settings in `config.toml`.

@@ -1,0 +1,89 @@
+//! Bodies between an async connection and a thread that blocks: short channels with a bound on how long either side waits.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+/// Buffers that wait to be sent or read.
+const BUFFERS: usize = 4;
+
+/// Most bytes in one of them.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The end of a body that a thread writes to. An error of the writer's cuts the body short, which the client notices.
+pub(super) struct BodyWriter {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    stall: Duration,
+}
+
+/// A body, and where to write it.
+pub(super) fn pipe(stall: Duration) -> (Body, BodyWriter) {
+    let (sender, mut receiver) = mpsc::channel(BUFFERS);
+    let stream = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    (Body::from_stream(stream), BodyWriter { sender, stall })
+}
+
+impl BodyWriter {
+    /// Ends the body with an error.
+    pub(super) fn fail(&self, why: &str) {
+        let _ = self.send(Err(io::Error::other(why.to_owned())));
+    }
+
+    fn send(&self, piece: io::Result<Bytes>) -> io::Result<()> {
+        // Called on threads that may block only.
+        let sent =
+            Handle::current().block_on(async { tokio::time::timeout(self.stall, self.sender.send(piece)).await });
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client is gone")),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")),
+        }
+    }
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(BUFFER_BYTES)];
+        self.send(Ok(Bytes::copy_from_slice(piece)))?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The body of a request, for a thread that reads it.
+pub(super) struct BodyReader {
+    body: BodyDataStream,
+    left: Bytes,
+    stall: Duration,
+}
+
+impl BodyReader {
+    pub(super) fn new(body: Body, stall: Duration) -> BodyReader {
+        BodyReader { body: body.into_data_stream(), left: Bytes::new(), stall }
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left.is_empty() {
+            let next = Handle::current().block_on(async { tokio::time::timeout(self.stall, self.body.next()).await });
+            match next {
+                Ok(Some(Ok(bytes))) => self.left = bytes,
+                Ok(None) => return Ok(0),
+                Ok(Some(Err(error))) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped sending")),
+            }
+        }
+        let n = self.left.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.left.split_to(n));
+        Ok(n)
+    }
+}
