@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Fetches models from a node with the real client of the Hugging Face Hub.
+
+usage: hub.py CASKAD_BINARY    (needs huggingface_hub)
+"""
+import filecmp, json, os, signal, subprocess, sys, tempfile
+
+caskad, root = os.path.abspath(sys.argv[1]), tempfile.mkdtemp(prefix="caskad-hub-")
+environment = dict(os.environ, CASKAD_STORE=os.path.join(root, "store"))
+flags = ["--no-mdns", "--replication-factor", "1", "--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"]
+node = subprocess.Popen([caskad, "--json", "node", *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+os.environ.update(HF_ENDPOINT=json.loads(node.stdout.readline())["http"], HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+# The endpoint is read when the client is imported.
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: E402
+from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError  # noqa: E402
+
+
+def put(name, files):
+    """Stores a directory with `files` as the next version of a key."""
+    directory = tempfile.mkdtemp(dir=root)
+    for path, content in files.items():
+        os.makedirs(os.path.dirname(os.path.join(directory, path)), exist_ok=True)
+        with open(os.path.join(directory, path), "wb") as out:
+            out.write(content)
+    subprocess.run([caskad, "--quiet", "put", directory, "--as", name], env=environment, check=True)
+    return directory
+
+
+def same(fetched, stored):
+    files = sorted(os.path.relpath(os.path.join(at, file), stored) for at, _, names in os.walk(stored) for file in names)
+    assert files and filecmp.cmpfiles(stored, fetched, files, shallow=False) == (files, [], []), (fetched, files)
+
+
+def refuses(error, call):
+    try:
+        call()
+    except error:
+        return
+    raise AssertionError(f"no {error.__name__}")
+
+
+def fresh():
+    return tempfile.mkdtemp(dir=root)
+
+
+try:
+    weights = os.urandom(3_000_000)
+    first = put("org/model@v1", {"config.json": b"{}", "weights/a.bin": weights})
+    second = put("org/model", {"config.json": b'{"n": 2}', "weights/a.bin": weights[::-1], "weights/empty": b""})
+    api = HfApi()
+    commit = api.model_info("org/model", revision="v1").sha
+
+    same(snapshot_download("org/model", cache_dir=fresh()), second)
+    for revision in ("v1", commit, "1"):
+        same(snapshot_download("org/model", revision=revision, cache_dir=fresh()), first)
+    assert api.list_repo_files("org/model") == ["config.json", "weights/a.bin", "weights/empty"]
+    assert [tag.name for tag in api.list_repo_refs("org/model").tags] == ["v1"]
+    assert {entry.path for entry in api.list_repo_tree("org/model")} == {"config.json", "weights"}
+
+    # A download that was cut goes on where it stopped: what is there is not asked for again.
+    cache, name = fresh(), "weights/a.bin"
+    shown = subprocess.run([caskad, "--json", "show", "org/model"], env=environment, capture_output=True, check=True)
+    blob = next(file["blob_hash"] for file in json.loads(shown.stdout)["files"] if file["path"] == name)
+    blobs = os.path.join(cache, "models--org--model", "blobs")
+    os.makedirs(blobs)
+    with open(os.path.join(blobs, blob + ".incomplete"), "wb") as out:
+        out.write(weights[::-1][:2_000_000])
+    with open(hf_hub_download("org/model", name, cache_dir=cache), "rb") as fetched:
+        assert fetched.read() == weights[::-1]
+
+    refuses(EntryNotFoundError, lambda: hf_hub_download("org/model", "none.bin", cache_dir=fresh()))
+    refuses(RevisionNotFoundError, lambda: hf_hub_download("org/model", name, revision="none", cache_dir=fresh()))
+    refuses(RepositoryNotFoundError, lambda: snapshot_download("org/none", cache_dir=fresh()))
+    assert not api.file_exists("org/model", "none.bin")
+    print("the client of the Hugging Face Hub fetches what is stored")
+finally:
+    node.send_signal(signal.SIGTERM)
+    node.wait(30)
+    subprocess.run(["rm", "-rf", root], check=True)
