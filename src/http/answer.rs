@@ -2,11 +2,12 @@
 
 use axum::Json;
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::error::Error;
+use crate::hash::Hash;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug)]
@@ -14,11 +15,19 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) message: String,
+    /// The code by which clients of the Hugging Face Hub tell what is missing.
+    pub(super) hub_code: Option<&'static str>,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Refusal {
-        Refusal { status, kind, message: message.into() }
+        Refusal { status, kind, message: message.into(), hub_code: None }
+    }
+
+    /// The same, if something is missing, with the code that says what.
+    pub(super) fn missing(self, hub_code: &'static str) -> Refusal {
+        let hub_code = (self.status == StatusCode::NOT_FOUND).then_some(hub_code);
+        Refusal { hub_code, ..self }
     }
 
     /// The request itself is wrong.
@@ -44,6 +53,7 @@ impl From<Error> for Refusal {
             Error::TooFewPeers { .. } => StatusCode::ACCEPTED,
             Error::Network { .. } => StatusCode::BAD_GATEWAY,
             Error::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Io { source, .. } => of_io(source.kind()),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -53,11 +63,36 @@ impl From<Error> for Refusal {
     }
 }
 
+/// The status of an error of input or output: a client that stops sending is not this node's fault.
+fn of_io(kind: std::io::ErrorKind) -> StatusCode {
+    match kind {
+        std::io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        std::io::ErrorKind::ConnectionAborted => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = json!({ "error": { "kind": self.kind, "message": self.message } });
         let mut response = (self.status, Json(body)).into_response();
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(code) = self.hub_code {
+            headers.insert(HeaderName::from_static("x-error-code"), HeaderValue::from_static(code));
+            headers.insert(HeaderName::from_static("x-error-message"), header_value(&self.message));
+        }
         response
     }
+}
+
+/// `text` as the value of a header; what no header can hold is left out.
+pub(super) fn header_value(text: &str) -> HeaderValue {
+    let printable: String = text.chars().filter(|c| (' '..='~').contains(c)).collect();
+    HeaderValue::try_from(printable).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The tag of what has this hash: the hash itself.
+pub(super) fn etag(hash: &Hash) -> String {
+    format!("\"{hash}\"")
 }

@@ -1,4 +1,4 @@
-//! `/api/v1`: what the commands print with `--json`.
+//! `/api/v1`: health, peers, totals, keys, versions and what is in them: what the commands of those names print with `--json`.
 
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName};
@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::http::answer::Refusal;
+use crate::http::answer::{Refusal, etag};
 use crate::http::server::App;
 use crate::key::{Key, VersionRef};
 use crate::monitor::Monitor;
@@ -18,7 +18,7 @@ const OPENAPI: &str = include_str!("openapi.json");
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/openapi.json", get(|| async { ([(CONTENT_TYPE, "application/json")], OPENAPI) }))
-        .route("/api/v1/health", get(async |app| answer(app, |app| app.node().health()).await))
+        .route("/api/v1/health", get(async |app| answer(app, App::health).await))
         .route("/api/v1/peers", get(async |app| answer(app, |app| app.node().peers()).await))
         .route("/api/v1/stat", get(async |app| answer(app, App::stat).await))
         .route("/api/v1/keys", get(keys))
@@ -73,6 +73,6 @@ async fn manifest(State(app): State<App>, Path(name): Path<String>) -> Result<Re
     let wanted: VersionRef = name.parse()?;
     let version = app.ask(move |app| app.node().version(&wanted, &Monitor::none())).await?;
     let headers: [(HeaderName, String); 2] =
-        [(CONTENT_TYPE, "application/cbor".to_owned()), (ETAG, format!("\"{}\"", version.manifest_hash()))];
+        [(CONTENT_TYPE, "application/cbor".to_owned()), (ETAG, etag(&version.manifest_hash()))];
     Ok((headers, version.manifest().encode()).into_response())
 }

@@ -17,8 +17,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::hash::Hash;
-use crate::http::answer::Refusal;
+use crate::http::answer::{Refusal, etag, header_value};
 use crate::http::body::{self, BodyReader};
 use crate::http::range::{self, Wanted};
 use crate::http::server::App;
@@ -106,7 +105,7 @@ pub(super) fn respond(
             let refusal =
                 Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", format!("the blob has {} bytes", regular.len));
             let mut response = refusal.into_response();
-            response.headers_mut().insert(CONTENT_RANGE, text(&format!("bytes */{}", regular.len)));
+            response.headers_mut().insert(CONTENT_RANGE, header_value(&format!("bytes */{}", regular.len)));
             return Ok(response);
         }
         Wanted::Whole => {
@@ -125,7 +124,7 @@ pub(super) fn respond(
     let answer = answer
         .header(
             CONTENT_TYPE,
-            regular.media_type.as_deref().map_or(HeaderValue::from_static("application/octet-stream"), text),
+            regular.media_type.as_deref().map_or(HeaderValue::from_static("application/octet-stream"), header_value),
         )
         .header(CONTENT_DISPOSITION, format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(name, FILE_NAME)))
         .header("content-security-policy", "default-src 'none'; sandbox")
@@ -140,11 +139,10 @@ pub(super) fn respond(
 /// The bytes of `part`, each verified before it is sent, from this store and its peers.
 fn stream(app: &App, version: Version, part: Part) -> Result<Body, Refusal> {
     let (body, mut writer) = body::pipe(app.stall());
-    let wanted = VersionRef { key: version.key().clone(), version: VersionSpec::Number(version.number()) };
     app.start(move |app| {
         let options = GetOptions { part, ..GetOptions::default() };
-        if let Err(error) = app.node().get_to(&wanted, &mut writer, &options, &Monitor::none()) {
-            tracing::info!("{wanted} was not sent whole: {error}");
+        if let Err(error) = app.node().send(&version, &mut writer, &options, &Monitor::none()) {
+            tracing::info!("{version} was not sent whole: {error}");
             writer.fail("the rest cannot be sent");
         }
     })?;
@@ -196,10 +194,6 @@ fn lifetime(text: &str) -> Result<Duration, Refusal> {
         .map_err(|why| Refusal::from(Error::Syntax { what: "ttl", input: text.to_owned(), why: why.to_string() }))
 }
 
-pub(super) fn etag(hash: &Hash) -> String {
-    format!("\"{hash}\"")
-}
-
 /// True if one of the listed tags is this one, or any will do. A weak tag of ours is as good: the bytes are the same.
 fn matches(tags: &str, etag: &str) -> bool {
     tags.trim() == "*" || tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
@@ -207,12 +201,6 @@ fn matches(tags: &str, etag: &str) -> bool {
 
 fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// `text` as the value of a header; what no header can hold is left out.
-fn text(text: &str) -> HeaderValue {
-    let printable: String = text.chars().filter(|c| (' '..='~').contains(c)).collect();
-    HeaderValue::try_from(printable).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn http_date(unix_ms: u64) -> String {

@@ -81,7 +81,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// A page of some other host, whose name was made to lead here, sends that name along: its requests are not the user's.
 fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),

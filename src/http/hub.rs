@@ -1,12 +1,12 @@
 //! The read part of the Hugging Face Hub's interface, so that its clients fetch from here what is stored here.
 //!
-//! A repository is a key of the node's own scope. Revision `main` is the newest version; labels are branches and tags, and a commit is the
+//! A repository is a key, of the node's own scope or of another. One with a segment `tree`, `revision`, `refs` or `resolve` is not reached, as
+//! paths are taken apart at these words. Revision `main` is the newest version; labels are branches and tags, and a commit is the
 //! first 40 digits of a manifest's hash. Paths and fields are those that the `huggingface_hub` client asks for
 //! (<https://huggingface.co/docs/hub/api>).
 
-use axum::extract::{Path, Query, Request, State};
-use axum::http::header::LINK;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::http::answer::Refusal;
+use crate::http::answer::{Refusal, header_value};
 use crate::http::blobs;
 use crate::http::server::App;
 use crate::key::{Key, Label, VersionRef, VersionSpec};
@@ -25,10 +25,11 @@ use crate::node::Version;
 
 const COMMIT_DIGITS: usize = 40;
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
-const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 
-/// Files in one answer of a tree, of which clients ask for the next.
-const TREE_PAGE: usize = 1000;
+// The codes by which clients tell what is missing.
+const NO_REPOSITORY: &str = "RepoNotFound";
+const NO_REVISION: &str = "RevisionNotFound";
+const NO_ENTRY: &str = "EntryNotFound";
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/api/models/{*path}", get(about))
@@ -38,37 +39,26 @@ pub(super) fn routes() -> Router<App> {
 struct TreeQuery {
     #[serde(default)]
     recursive: Option<String>,
-    #[serde(default)]
-    cursor: Option<String>,
 }
 
 /// `/api/models/KEY`, `…/revision/REV`, `…/refs` and `…/tree/REV[/PATH]`.
-async fn about(
-    State(app): State<App>,
-    Path(path): Path<String>,
-    Query(query): Query<TreeQuery>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn about(State(app): State<App>, Query(query): Query<TreeQuery>, request: Request) -> Result<Response, Refusal> {
     // A revision may hold an encoded slash, so the path is taken apart before it is decoded.
-    let raw = request.uri().path().trim_start_matches("/api/models/").to_owned();
-    if let Some((repository, rest)) = split_at_word(&raw, "tree") {
+    let path = request.uri().path();
+    let raw = path.strip_prefix("/api/models/").unwrap_or(path);
+    if let Some((repository, rest)) = split_at_word(raw, "tree") {
         let (revision, below) = rest.split_once('/').unwrap_or((rest, ""));
         let (version, below) = (find(&app, repository, revision).await?, decoded(below)?);
-        return match version {
-            Ok(version) => Ok(tree(&version, &below, &query, request.uri().path())),
-            Err(missing) => Ok(missing),
-        };
+        return tree(&version, &below, &query);
     }
-    if let Some((repository, "")) = split_at_word(&raw, "refs").or_else(|| Some((raw.strip_suffix("/refs")?, ""))) {
-        let key: Key = decoded(repository)?.parse()?;
-        return Ok(Json(app.ask(move |app| refs(app, &key)).await?).into_response());
+    if let Some(repository) = raw.strip_suffix("/refs") {
+        let key = repository_key(repository)?;
+        let refs = app.ask(move |app| refs(app, &key)).await;
+        return Ok(Json(refs.map_err(|refusal| refusal.missing(NO_REPOSITORY))?).into_response());
     }
-    let (repository, revision) = split_at_word(&raw, "revision").unwrap_or((&raw, "main"));
-    tracing::trace!("a client of the hub asks about {path}");
-    match find(&app, repository, revision).await? {
-        Ok(version) => Ok(Json(model(&version)).into_response()),
-        Err(missing) => Ok(missing),
-    }
+    let (repository, revision) = split_at_word(raw, "revision").unwrap_or((raw, "main"));
+    let version = find(&app, repository, revision).await?;
+    Ok(Json(model(&version)).into_response())
 }
 
 /// `/KEY/resolve/REV/PATH`, and everything else that has no route.
@@ -82,19 +72,11 @@ pub(super) async fn resolve(State(app): State<App>, request: Request) -> Result<
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "usage", "this path can only be read"));
     }
     let path = decoded(path)?;
-    let version = match find(&app, repository, revision).await? {
-        Ok(version) => version,
-        Err(missing) => return Ok(missing),
-    };
+    let version = find(&app, repository, revision).await?;
     let commit = commit(&version);
     let answered = blobs::respond(&app, version, Some(&path), request.method(), request.headers());
-    let mut response = match answered {
-        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => coded("EntryNotFound", refusal),
-        answered => answered.into_response(),
-    };
-    if let Ok(commit) = HeaderValue::try_from(commit) {
-        response.headers_mut().insert(COMMIT, commit);
-    }
+    let mut response = answered.map_err(|refusal| refusal.missing(NO_ENTRY)).into_response();
+    response.headers_mut().insert(COMMIT, header_value(&commit));
     Ok(response)
 }
 
@@ -108,21 +90,23 @@ fn decoded(part: &str) -> Result<String, Refusal> {
     decoded.map(std::borrow::Cow::into_owned).map_err(|_| Refusal::usage("the path is not UTF-8"))
 }
 
-/// The version that a revision names, or the answer that tells a client what is missing.
-async fn find(app: &App, repository: &str, revision: &str) -> Result<Result<Version, Response>, Refusal> {
-    let (repository, revision) = (decoded(repository)?, decoded(revision)?);
-    let Ok(key) = repository.parse::<Key>() else {
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("no key {repository:?} in the store"));
-        return Ok(Err(coded("RepoNotFound", refusal)));
-    };
-    match app.ask(move |app| open(app, &key, &revision)).await {
-        Ok(version) => Ok(Ok(version)),
-        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
-            let code = if refusal.message.starts_with("no key") { "RepoNotFound" } else { "RevisionNotFound" };
-            Ok(Err(coded(code, refusal)))
-        }
-        Err(refusal) => Err(refusal),
-    }
+/// The key that a repository is.
+fn repository_key(repository: &str) -> Result<Key, Refusal> {
+    let repository = decoded(repository)?;
+    repository.parse().map_err(|_| {
+        let why = format!("no key {repository:?} in the store");
+        Refusal::new(StatusCode::NOT_FOUND, "not_found", why).missing(NO_REPOSITORY)
+    })
+}
+
+/// The version that a revision names.
+async fn find(app: &App, repository: &str, revision: &str) -> Result<Version, Refusal> {
+    let (key, revision) = (repository_key(repository)?, decoded(revision)?);
+    let found = app.ask(move |app| Ok(open(app, &key, &revision))).await?;
+    found.map_err(|error| {
+        let code = if matches!(error, Error::NotFound { what: "key", .. }) { NO_REPOSITORY } else { NO_REVISION };
+        Refusal::from(error).missing(code)
+    })
 }
 
 fn open(app: &App, key: &Key, revision: &str) -> Result<Version> {
@@ -148,18 +132,6 @@ fn open(app: &App, key: &Key, revision: &str) -> Result<Version> {
         Err(Error::NotFound { what: "label", .. }) if revision == "main" => version(VersionSpec::Latest),
         found => found,
     }
-}
-
-/// A refusal with the code by which clients tell what is missing.
-fn coded(code: &'static str, refusal: Refusal) -> Response {
-    let message =
-        HeaderValue::try_from(refusal.message.chars().filter(|c| (' '..='~').contains(c)).collect::<String>());
-    let mut response = refusal.into_response();
-    response.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(code));
-    if let Ok(message) = message {
-        response.headers_mut().insert("x-error-message", message);
-    }
-    response
 }
 
 fn commit(version: &Version) -> String {
@@ -198,8 +170,8 @@ fn model(version: &Version) -> Value {
     })
 }
 
-/// What is in a directory of a version, or below it, a page at a time.
-fn tree(version: &Version, below: &str, query: &TreeQuery, path: &str) -> Response {
+/// What is in a directory of a version, or below it. All of it at once: a manifest is bounded, and clients follow whole URLs only.
+fn tree(version: &Version, below: &str, query: &TreeQuery) -> Result<Response, Refusal> {
     let recursive = query.recursive.as_deref().is_some_and(|flag| flag.eq_ignore_ascii_case("true") || flag == "1");
     let prefix = if below.is_empty() { String::new() } else { format!("{}/", below.trim_matches('/')) };
     let mut entries: Vec<Value> = Vec::new();
@@ -217,18 +189,10 @@ fn tree(version: &Version, below: &str, query: &TreeQuery, path: &str) -> Respon
         }
     }
     if entries.is_empty() && !below.is_empty() {
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("no directory {below:?} in {version}"));
-        return coded("EntryNotFound", refusal);
+        let why = format!("no directory {below:?} in {version}");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", why).missing(NO_ENTRY));
     }
-    let start = query.cursor.as_deref().and_then(|cursor| cursor.parse::<usize>().ok()).unwrap_or(0);
-    let more = entries.len() > start.saturating_add(TREE_PAGE);
-    let page: Vec<Value> = entries.into_iter().skip(start).take(TREE_PAGE).collect();
-    let mut response = Json(page).into_response();
-    let next = format!("<{path}?recursive={recursive}&cursor={}>; rel=\"next\"", start.saturating_add(TREE_PAGE));
-    if let Some(next) = HeaderValue::try_from(next).ok().filter(|_| more) {
-        response.headers_mut().insert(LINK, next);
-    }
-    response
+    Ok(Json(entries).into_response())
 }
 
 /// The branches of a key: `main`, and each label as a branch and a tag.

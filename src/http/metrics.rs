@@ -85,7 +85,7 @@ fn method(method: &str) -> &'static str {
 }
 
 async fn show(State(app): State<App>) -> Result<Response, Refusal> {
-    let (stat, health) = app.ask(|app| Ok((app.stat()?, app.node().health()?))).await?;
+    let (stat, health) = app.ask(|app| Ok((app.stat()?, app.health()?))).await?;
     let mut text = String::new();
     let requests = app.requests();
     let mut registry = Registry::with_prefix("caskad");

@@ -19,7 +19,7 @@ use crate::http::answer::Refusal;
 use crate::http::guard::{Token, guard};
 use crate::http::metrics::{Requests, count};
 use crate::http::{api, blobs, hub, metrics, page};
-use crate::node::{Node, StatReport};
+use crate::node::{Health, Node, StatReport};
 
 /// How long a client may take over the head of a request.
 const HEAD: Duration = Duration::from_secs(15);
@@ -63,7 +63,7 @@ impl HttpOptions {
         self
     }
 
-    /// How long a client may neither send nor take a byte of a body (default 30 s).
+    /// How long a client may neither send nor take a byte (default 30 s; for the head of a request never more than 15 s).
     #[must_use]
     pub fn stall(mut self, stall: Duration) -> HttpOptions {
         self.stall = stall;
@@ -175,7 +175,7 @@ async fn serve(stream: TcpStream, router: Router, stall: Duration, mut stopped: 
     stream.set_write_timeout(Some(stall));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEAD.min(stall))
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
@@ -231,7 +231,7 @@ impl App {
         &self,
         work: impl FnOnce(&App) -> Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let asked = self.start(move |app| work(app))?;
+        let asked = self.start(work)?;
         let gone =
             |_| Refusal::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request's thread ended early");
         asked.await.map_err(gone)?.map_err(Refusal::from)
@@ -248,6 +248,11 @@ impl App {
             let _slot = slot;
             work(&app)
         }))
+    }
+
+    /// How the node is.
+    pub(super) fn health(&self) -> Result<Health> {
+        self.node().health_with(&self.stat()?)
     }
 
     /// Totals of the store, of this moment or a little earlier.

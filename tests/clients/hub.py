@@ -3,7 +3,7 @@
 
 usage: hub.py CASKAD_BINARY    (needs huggingface_hub)
 """
-import filecmp, json, os, signal, subprocess, sys, tempfile
+import filecmp, json, os, signal, subprocess, sys, tempfile, urllib.request
 
 caskad, root = os.path.abspath(sys.argv[1]), tempfile.mkdtemp(prefix="caskad-hub-")
 environment = dict(os.environ, CASKAD_STORE=os.path.join(root, "store"))
@@ -40,6 +40,13 @@ def refuses(error, call):
     raise AssertionError(f"no {error.__name__}")
 
 
+def parts():
+    """How many parts of files the node has answered with."""
+    metrics = urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/metrics").read().decode()
+    counted = [line.split()[-1] for line in metrics.splitlines() if line.startswith("caskad_http_requests_total") and 'route="hub"' in line and 'method="GET"' in line and 'status="206"' in line]
+    return sum(map(int, counted))
+
+
 def fresh():
     return tempfile.mkdtemp(dir=root)
 
@@ -66,8 +73,15 @@ try:
     os.makedirs(blobs)
     with open(os.path.join(blobs, blob + ".incomplete"), "wb") as out:
         out.write(weights[::-1][:2_000_000])
+    before = parts()
     with open(hf_hub_download("org/model", name, cache_dir=cache), "rb") as fetched:
         assert fetched.read() == weights[::-1]
+    assert parts() == before + 1
+
+    # More files than the Hub itself lists in one answer.
+    many = put("org/many", {f"{n:04}.bin": str(n).encode() for n in range(1_100)})
+    assert api.list_repo_files("org/many") == sorted(os.listdir(many))
+    assert len(list(api.list_repo_tree("org/many"))) == 1_100
 
     refuses(EntryNotFoundError, lambda: hf_hub_download("org/model", "none.bin", cache_dir=fresh()))
     refuses(RevisionNotFoundError, lambda: hf_hub_download("org/model", name, revision="none", cache_dir=fresh()))

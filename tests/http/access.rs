@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use caskad::http::{HttpOptions, HttpServer};
 
@@ -55,6 +56,8 @@ fn a_page_elsewhere_cannot_reach_through_the_users_browser() {
         let refused = window.get_with("/api/v1/keys", "Host", host);
         assert_eq!((refused.status, refused.error().as_str()), (403, "forbidden"), "{host}");
     }
+    let unreadable = window.raw(b"GET /api/v1/keys HTTP/1.1\r\nConnection: close\r\nHost: \xff.example\r\n\r\n");
+    assert!([400, 403].contains(&unreadable.status), "{}", unreadable.status);
     assert_eq!(window.get_with("/api/v1/keys", "Host", "127.0.0.1:1234").status, 200);
     assert_eq!(window.get("/api/v1/keys").header("access-control-allow-origin"), "");
 }
@@ -86,4 +89,16 @@ fn a_connection_serves_one_request_after_the_other() {
             seen.push(byte[0]);
         }
     }
+}
+
+#[test]
+fn a_connection_that_never_finishes_a_head_is_closed() {
+    let window = Window::open_with(|options| options.stall(Duration::from_millis(300)));
+    for begun in [b"".as_slice(), b"GET / HTT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"] {
+        let mut stream = window.connect();
+        stream.write_all(begun).unwrap();
+        // The wait ends with the connection; the client's own bound would be an error.
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+    assert_eq!(window.get("/api/v1/health").status, 200);
 }

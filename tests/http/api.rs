@@ -87,3 +87,20 @@ fn every_path_is_described_and_every_described_path_is_there() {
         }
     }
 }
+
+#[test]
+fn the_grafana_dashboard_asks_for_metrics_that_there_are() {
+    let window = Window::open();
+    window.put("a", "w.bin", &noise(100_000));
+    window.get("/blobs/a");
+    let metrics = String::from_utf8(window.get("/metrics").body).unwrap();
+    let dashboard = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/grafana.json")).unwrap();
+    let names: Vec<&str> = dashboard
+        .match_indices("caskad_")
+        .map(|(at, _)| dashboard[at..].split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap())
+        .collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "no {name} in\n{metrics}");
+    }
+}

@@ -1,4 +1,4 @@
-//! The read part of the Hugging Face Hub's interface. `tests/http/hub.py` asks the same with the real client.
+//! The read part of the Hugging Face Hub's interface. `tests/clients/hub.py` asks the same with the real client.
 
 use crate::client::{Window, noise};
 
@@ -59,6 +59,7 @@ fn what_is_missing_has_a_code_that_clients_know() {
     for (path, code) in [
         ("/api/models/org/none", "RepoNotFound"),
         ("/api/models/not%20a%20key", "RepoNotFound"),
+        ("/api/models/org/none/refs", "RepoNotFound"),
         ("/api/models/org/model/revision/none", "RevisionNotFound"),
         ("/api/models/org/model/revision/ffffffffffffffffffffffffffffffffffffffff", "RevisionNotFound"),
         ("/api/models/org/model/revision/refs%2Fpr%2F1", "RevisionNotFound"),
@@ -71,5 +72,8 @@ fn what_is_missing_has_a_code_that_clients_know() {
         let answer = window.get(path);
         assert_eq!((answer.status, answer.header("x-error-code")), (404, code), "{path}");
     }
+    // Nor is a key that is called as the words of a message are.
+    window.put("no", "x", b"bytes");
+    assert_eq!(window.get("/api/models/no/revision/key").header("x-error-code"), "RevisionNotFound");
     assert_eq!(window.ask("PUT", "/org/model/resolve/main/config.json", &[], b"x").status, 405);
 }

@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 
 use libp2p::PeerId;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 use crate::net::event_loop::PeerAddresses;
+use crate::net::placement::Position;
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::lock;
+use crate::node::report::StatReport;
 
 /// How a node is.
 #[derive(Debug, Clone, Serialize)]
@@ -84,8 +85,12 @@ pub struct PeerSummary {
 impl Node {
     /// How the node is.
     pub fn health(&self) -> Result<Health> {
+        self.health_with(&self.inner.store.stat()?)
+    }
+
+    /// How the node is, its store having these totals: they take a walk over the index, which who has them need not repeat.
+    pub(crate) fn health_with(&self, stat: &StatReport) -> Result<Health> {
         let view = self.block_on(self.inner.handle.view())?;
-        let stat = self.inner.store.stat()?;
         let leases = self.inner.store.leases()?.all();
         let (links, served) = (&self.inner.links, &self.inner.served);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -143,10 +148,10 @@ impl Node {
     }
 }
 
-/// Where on the ring a peer is: its place in the keyspace is the SHA-256 of its id.
+/// Where on the ring of the keyspace a peer is.
 fn place(peer: &PeerId) -> f64 {
-    let digest = Sha256::digest(peer.to_bytes());
-    let first = digest.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first));
+    let Position(place) = Position::of(&peer.to_bytes());
+    let first = place.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first));
     // Of the 64 bits, as many as an f64 holds: rounded, the last places would come out as 1.
     (first >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -61,6 +61,22 @@ impl Node {
         Ok(pulled.report(report))
     }
 
+    /// Writes a part of a version that is open already to `out`; see [`get_to`](Node::get_to).
+    #[cfg(feature = "http")]
+    pub(crate) fn send(
+        &self,
+        version: &Version,
+        out: &mut dyn std::io::Write,
+        options: &GetOptions,
+        monitor: &Monitor,
+    ) -> Result<GetReport> {
+        if version.key().scope().is_none() {
+            return version.clone().restore_to(out, options, monitor);
+        }
+        let wanted = VersionRef { key: version.key().clone(), version: crate::VersionSpec::Number(version.number()) };
+        self.get_to(&wanted, out, options, monitor)
+    }
+
     /// Has a version here, whole, fetching what is not; and opens it.
     pub fn fetch(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
         self.pull(wanted, &Part::Whole, monitor).map(|pulled| pulled.version)

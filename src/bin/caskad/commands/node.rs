@@ -1,5 +1,7 @@
 //! `caskad node`: runs the store as a node of a network, until it is told to stop.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,6 +18,9 @@ use serde_json::json;
 use crate::context::{Context, Host};
 use crate::control::Server;
 use crate::failure::{Exit, Failure, Result};
+
+/// Most bytes of a file with a token that are read.
+const TOKEN_FILE_BYTES: u64 = 4 << 10;
 
 /// Settings that go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -134,11 +139,10 @@ impl Node {
         let token = match &self.http_token_file {
             Some(file) => {
                 let path = context.path(file);
-                Some(std::fs::read_to_string(&path).map_err(|source| caskad::Error::Io {
-                    action: "read",
-                    path,
-                    source,
-                })?)
+                let mut text = String::new();
+                let read = File::open(&path).and_then(|file| file.take(TOKEN_FILE_BYTES).read_to_string(&mut text));
+                read.map_err(|source| caskad::Error::Io { action: "read the token in", path, source })?;
+                Some(text)
             }
             None => std::env::var("CASKAD_HTTP_TOKEN").ok().filter(|token| !token.is_empty()),
         };
