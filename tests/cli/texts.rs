@@ -82,4 +82,11 @@ fn the_log_goes_to_standard_error_and_only_on_request() {
     let env = Ran::of(bench.command(["ls", "--json"]).env("RUST_LOG", "warn"));
     assert!(env.stderr.contains("config.toml") && env.json().is_array(), "{env:?}");
     assert!(bench.ok(&["ls", "-vv"]).stderr.len() > warned.stderr.len());
+    let logged = bench.ok(&["ls", "--json", "--log-json"]);
+    let events: Vec<serde_json::Value> =
+        logged.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(logged.json().is_array() && !events.is_empty(), "{logged:?}");
+    for event in &events {
+        assert!(event["level"] == "WARN" && event["message"].is_string() && event["timestamp"].is_string(), "{event}");
+    }
 }

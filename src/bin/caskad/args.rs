@@ -73,6 +73,9 @@ pub(crate) struct Global {
     /// Log what happens to standard error; twice for more (RUST_LOG chooses freely)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+    /// Log as JSON, a line for each event; warnings and errors without --verbose
+    #[arg(long, global = true)]
+    pub(crate) log_json: bool,
 }
 
 #[derive(Debug, Subcommand)]

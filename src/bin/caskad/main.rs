@@ -112,7 +112,7 @@ fn interrupt(monitor: &Monitor, node: bool) {
 
 /// Log lines go to standard error. With `--json` they would mix with what a script parses there, so then only on request.
 fn start_log(global: &Global) {
-    let level = match (global.verbose, global.quiet, global.json) {
+    let level = match (global.verbose, global.quiet, global.json && !global.log_json) {
         (0, false, false) => "warn",
         (0, true, false) => "error",
         (0, _, true) => "off",
@@ -121,8 +121,12 @@ fn start_log(global: &Global) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let log = log.with_ansi(std::io::stderr().is_terminal()).with_target(false);
-    let started = if global.verbose == 0 { log.without_time().try_init() } else { log.try_init() };
+    let started = match (global.log_json, global.verbose) {
+        // Read by programs: when, and in which module, always belongs to it.
+        (true, _) => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        (false, 0) => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().try_init(),
+        (false, _) => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+    };
     if let Err(error) = started {
         eprintln!("caskad: warning: no log: {error}");
     }
