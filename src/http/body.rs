@@ -17,15 +17,16 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// The end of a body that a thread writes to. An error of the writer's cuts the body short, which the client notices.
 pub(super) struct BodyWriter {
+    runtime: Handle,
     sender: mpsc::Sender<io::Result<Bytes>>,
     stall: Duration,
 }
 
-/// A body, and where to write it.
+/// A body, and where to write it. To be called in the runtime that sends it.
 pub(super) fn pipe(stall: Duration) -> (Body, BodyWriter) {
     let (sender, mut receiver) = mpsc::channel(BUFFERS);
     let stream = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
-    (Body::from_stream(stream), BodyWriter { sender, stall })
+    (Body::from_stream(stream), BodyWriter { runtime: Handle::current(), sender, stall })
 }
 
 impl BodyWriter {
@@ -36,8 +37,7 @@ impl BodyWriter {
 
     fn send(&self, piece: io::Result<Bytes>) -> io::Result<()> {
         // Called on threads that may block only.
-        let sent =
-            Handle::current().block_on(async { tokio::time::timeout(self.stall, self.sender.send(piece)).await });
+        let sent = self.runtime.block_on(async { tokio::time::timeout(self.stall, self.sender.send(piece)).await });
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client is gone")),
@@ -58,23 +58,25 @@ impl Write for BodyWriter {
     }
 }
 
-/// The body of a request, for a thread that reads it.
+/// The body of a request, for whichever thread reads it: a put has others read for it, which know of no runtime.
 pub(super) struct BodyReader {
+    runtime: Handle,
     body: BodyDataStream,
     left: Bytes,
     stall: Duration,
 }
 
 impl BodyReader {
+    /// To be called in the runtime that the body comes from.
     pub(super) fn new(body: Body, stall: Duration) -> BodyReader {
-        BodyReader { body: body.into_data_stream(), left: Bytes::new(), stall }
+        BodyReader { runtime: Handle::current(), body: body.into_data_stream(), left: Bytes::new(), stall }
     }
 }
 
 impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.left.is_empty() {
-            let next = Handle::current().block_on(async { tokio::time::timeout(self.stall, self.body.next()).await });
+            let next = self.runtime.block_on(async { tokio::time::timeout(self.stall, self.body.next()).await });
             match next {
                 Ok(Some(Ok(bytes))) => self.left = bytes,
                 Ok(None) => return Ok(0),
@@ -85,5 +87,24 @@ impl Read for BodyReader {
         let n = self.left.len().min(buffer.len());
         buffer[..n].copy_from_slice(&self.left.split_to(n));
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_thread_may_read_and_write() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (body, mut writer) = runtime.block_on(async { pipe(Duration::from_secs(60)) });
+        let mut reader = runtime.block_on(async { BodyReader::new(body, Duration::from_secs(60)) });
+        std::thread::spawn(move || writer.write_all(b"some bytes").unwrap());
+        let read = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        assert_eq!(read.join().unwrap(), b"some bytes");
     }
 }
