@@ -1,5 +1,7 @@
 //! How errors are answered: a status that says whose fault it is, and the same words as on the command line.
 
+use std::io;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderName, HeaderValue};
@@ -8,6 +10,7 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::hash::Hash;
+use crate::http::body::ClientFault;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl From<Error> for Refusal {
             Error::TooFewPeers { .. } => StatusCode::ACCEPTED,
             Error::Network { .. } => StatusCode::BAD_GATEWAY,
             Error::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Io { source, .. } => of_io(source.kind()),
+            Error::Io { source, .. } => of_io(source),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -63,12 +66,12 @@ impl From<Error> for Refusal {
     }
 }
 
-/// The status of an error of input or output: a client that stops sending is not this node's fault.
-fn of_io(kind: std::io::ErrorKind) -> StatusCode {
-    match kind {
-        std::io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
-        std::io::ErrorKind::ConnectionAborted => StatusCode::BAD_REQUEST,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+/// The status of an error of input or output: a client that stops sending is not this node's fault, a disk that does is.
+fn of_io(error: &io::Error) -> StatusCode {
+    match error.get_ref().is_some_and(|cause| cause.is::<ClientFault>()) {
+        true if error.kind() == io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        true => StatusCode::BAD_REQUEST,
+        false => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -58,6 +58,11 @@ impl Write for BodyWriter {
     }
 }
 
+/// Why the body of a request ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct ClientFault(String);
+
 /// The body of a request, for whichever thread reads it: a put has others read for it, which know of no runtime.
 pub(super) struct BodyReader {
     runtime: Handle,
@@ -80,8 +85,13 @@ impl Read for BodyReader {
             match next {
                 Ok(Some(Ok(bytes))) => self.left = bytes,
                 Ok(None) => return Ok(0),
-                Ok(Some(Err(error))) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
-                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped sending")),
+                Ok(Some(Err(error))) => {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, ClientFault(error.to_string())));
+                }
+                Err(_) => {
+                    let why = "the client stopped sending".to_owned();
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, ClientFault(why)));
+                }
             }
         }
         let n = self.left.len().min(buffer.len());

@@ -63,7 +63,8 @@ impl HttpOptions {
         self
     }
 
-    /// How long a client may neither send nor take a byte (default 30 s; for the head of a request never more than 15 s).
+    /// How long a client may neither send nor take a byte (default 30 s). Never more than 15 s for the head of a request, and so for
+    /// a connection that waits for its next one.
     #[must_use]
     pub fn stall(mut self, stall: Duration) -> HttpOptions {
         self.stall = stall;

@@ -134,6 +134,14 @@ fn an_upload_is_the_next_version() {
 }
 
 #[test]
+fn an_upload_that_no_peer_keeps_is_accepted_all_the_same() {
+    let window = Window::open_among(2, |options| options);
+    let accepted = window.ask("PUT", "/blobs/alone", &[], b"bytes");
+    assert_eq!((accepted.status, accepted.error().as_str()), (202, "too_few_peers"));
+    assert_eq!(window.get("/blobs/alone@1").body, b"bytes");
+}
+
+#[test]
 fn an_interrupted_upload_leaves_no_version() {
     let window = Window::open();
     let mut stream = window.connect();

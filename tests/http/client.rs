@@ -48,10 +48,15 @@ impl Window {
 
     /// A node that needs no peers, and its window.
     pub(crate) fn open_with(adjust: impl FnOnce(HttpOptions) -> HttpOptions) -> Window {
+        Window::open_among(1, adjust)
+    }
+
+    /// A node that is alone and wants each chunk on `replication` peers, and its window.
+    pub(crate) fn open_among(replication: usize, adjust: impl FnOnce(HttpOptions) -> HttpOptions) -> Window {
         let dir = tempfile::tempdir().unwrap();
         let mut config = NetConfig::default();
         config.mdns = false;
-        config.replication_factor = 1;
+        config.replication_factor = replication;
         config.listen = vec![format!("/memory/{}", NEXT_PORT.fetch_add(1, Ordering::Relaxed)).parse().unwrap()];
         let store = Store::open(dir.path().join("store")).unwrap();
         let node = Node::start(store, NodeOptions::new(config).transport(transport::memory)).unwrap();

@@ -121,11 +121,12 @@ fn start_log(global: &Global) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::stderr().is_terminal() && !global.log_json).with_target(global.log_json);
     let started = match (global.log_json, global.verbose) {
         // Read by programs: when, and in which module, always belongs to it.
         (true, _) => log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        (false, 0) => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().try_init(),
-        (false, _) => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
+        (false, 0) => log.without_time().try_init(),
+        (false, _) => log.try_init(),
     };
     if let Err(error) = started {
         eprintln!("caskad: warning: no log: {error}");
