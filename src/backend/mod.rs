@@ -8,11 +8,14 @@
 //! 3. [`delete`](StorageBackend::delete) is durable when it returns, and readers that already hold the object keep reading it.
 //!
 //! [`FileBackend`] keeps objects as files below a directory, [`MemoryBackend`] keeps them in memory, and
-//! [`testing::FaultDisk`] keeps a durable image apart from the live one, to show what a crash would leave.
-//! `tests/backends.rs` holds the one conformance suite that each of them passes.
+//! [`testing::FaultDisk`] keeps a durable image apart from the live one, to show what a crash would leave, and `ObjectBackend` (feature
+//! `remote`) keeps them in an object store. Each passes the one suite in [`conformance`], and so should yours.
 
+pub mod conformance;
 mod file;
 mod memory;
+#[cfg(feature = "remote")]
+pub mod object;
 pub mod testing;
 
 use std::fmt::Debug;
@@ -23,6 +26,8 @@ use std::sync::Arc;
 pub use file::FileBackend;
 pub(crate) use file::sync_directory;
 pub use memory::MemoryBackend;
+#[cfg(feature = "remote")]
+pub use object::{ObjectBackend, ObjectOptions};
 
 /// An object as [`StorageBackend::list`] reports it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

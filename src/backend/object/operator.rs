@@ -1,0 +1,103 @@
+//! From a URL to the client of an object store. What may be in a URL is what may be in a log: credentials come from the environment
+//! or the files that the store's other clients read.
+
+use std::env;
+
+use opendal::Operator;
+use opendal::services::{Memory, Redis, S3};
+use percent_encoding::percent_decode_str;
+
+use crate::error::{Error, Result};
+
+/// The client that `url` asks for: `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` or `redis://HOST:PORT/DB/PREFIX`.
+///
+/// Credentials of S3 are those that the AWS tools use, from the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+/// `AWS_SESSION_TOKEN`, `AWS_PROFILE`), the files in `~/.aws`, or the machine's role. Redis takes `REDIS_USERNAME`, and
+/// `REDIS_PASSWORD` or `REDISCLI_AUTH`. Fails with [`Error::Syntax`] for anything else in the URL, a password above all.
+pub fn operator(url: &str) -> Result<Operator> {
+    let invalid = |why: &str| Error::Syntax { what: "backend", input: hidden(url), why: why.to_owned() };
+    let (scheme, rest) =
+        url.split_once("://").ok_or_else(|| invalid("s3://BUCKET/PREFIX or redis://HOST:PORT/DB is expected"))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.contains('@') {
+        return Err(invalid("credentials do not belong in a URL; they are taken from the environment"));
+    }
+    if authority.is_empty() {
+        return Err(invalid(if scheme == "s3" { "it names no bucket" } else { "it names no host" }));
+    }
+    if path.split('/').any(|segment| segment == "." || segment == "..") {
+        return Err(invalid("its path has a segment `.` or `..`"));
+    }
+    let mut settings = Vec::new();
+    for setting in query.split('&').filter(|setting| !setting.is_empty()) {
+        let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| invalid("a setting is not UTF-8"))?;
+        match (scheme, name) {
+            ("s3", "endpoint") if value.contains('@') => {
+                return Err(invalid("credentials do not belong in a URL; they are taken from the environment"));
+            }
+            ("s3", "endpoint" | "region") => settings.push((name, value.into_owned())),
+            ("s3", _) => {
+                return Err(invalid("its settings are `endpoint` and `region`; credentials come from the environment"));
+            }
+            _ => return Err(invalid("it takes no settings; credentials come from the environment")),
+        }
+    }
+    let built = match scheme {
+        "s3" => {
+            let mut builder = S3::default().bucket(authority).root(path);
+            for (name, value) in &settings {
+                builder = if *name == "endpoint" { builder.endpoint(value) } else { builder.region(value) };
+            }
+            let has_region = settings.iter().any(|(name, _)| *name == "region")
+                || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| env::var_os(name).is_some());
+            if !has_region {
+                // What servers of one region accept that are not Amazon's; for Amazon's own the right one is found.
+                builder = builder.region("us-east-1");
+            }
+            Operator::new(builder).map(|builder| builder.finish())
+        }
+        "redis" => {
+            let (db, prefix) = path.split_once('/').unwrap_or((path, ""));
+            let db = if db.is_empty() { "0" } else { db };
+            let db: i64 = db
+                .parse()
+                .ok()
+                .filter(|db| *db >= 0)
+                .ok_or_else(|| invalid("its path begins with the number of a database"))?;
+            let mut builder = Redis::default().endpoint(&format!("redis://{authority}")).db(db).root(prefix);
+            if let Ok(name) = env::var("REDIS_USERNAME") {
+                builder = builder.username(&name);
+            }
+            if let Ok(password) = env::var("REDIS_PASSWORD").or_else(|_| env::var("REDISCLI_AUTH")) {
+                builder = builder.password(&password);
+            }
+            Operator::new(builder).map(|builder| builder.finish())
+        }
+        _ => return Err(invalid("the backends are s3:// and redis://, and `memory:`; without one packs are files")),
+    };
+    built.map_err(|error| invalid(error.message()))
+}
+
+/// `url` without what might be a secret.
+fn hidden(url: &str) -> String {
+    let (start, query) = url.split_once('?').map_or((url, ""), |(start, _)| (start, "?…"));
+    match start.split_once("://") {
+        Some((scheme, rest)) => {
+            let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
+            format!("{scheme}://{rest}{query}")
+        }
+        None => format!("{start}{query}"),
+    }
+}
+
+/// An operator on memory, for tests.
+pub fn memory() -> Result<Operator> {
+    let built = Operator::new(Memory::default()).map(|builder| builder.finish());
+    built.map_err(|error| Error::Syntax {
+        what: "backend",
+        input: "memory".to_owned(),
+        why: error.message().to_owned(),
+    })
+}
