@@ -31,8 +31,9 @@ fn the_fault_disk_conforms() {
 #[cfg(feature = "remote")]
 #[test]
 fn an_object_store_conforms() {
-    use caskad::backend::{ObjectBackend, ObjectOptions, object};
-    conformance::check(|| ObjectBackend::open(object::memory().unwrap(), ObjectOptions::default()).unwrap());
+    use caskad::backend::{ObjectBackend, ObjectOptions};
+    let memory = || opendal::Operator::new(opendal::services::Memory::default()).unwrap().finish();
+    conformance::check(|| ObjectBackend::open(memory(), ObjectOptions::default()).unwrap());
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Config {
     /// Most bases between a chunk of a new version and one that stands alone (default 4; 0 keeps every chunk by itself, 8 at most).
     /// Each is one more chunk to decode when the version is read.
     pub delta_depth: u8,
+    /// Where packs are kept (default: in the store's directory): see [`StoreOptions::backend_url`](crate::StoreOptions::backend_url).
+    pub backend: Option<String>,
     /// Settings of a node.
     #[cfg(feature = "net")]
     pub network: NetConfig,
@@ -45,6 +47,7 @@ impl Default for Config {
             pack_bytes: 256 << 20,
             index_cache_bytes: 64 << 20,
             delta_depth: 4,
+            backend: None,
             #[cfg(feature = "net")]
             network: NetConfig::default(),
             #[cfg(not(feature = "net"))]

@@ -32,6 +32,7 @@ mod list;
 mod maintain;
 #[cfg(feature = "net")]
 mod online;
+mod packs;
 mod payload;
 mod put;
 mod report;

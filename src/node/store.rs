@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::{FileBackend, StorageBackend};
+use crate::backend::StorageBackend;
 use crate::cache::{CacheStats, ChunkCache};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -12,9 +12,10 @@ use crate::key::{Key, VersionRef, VersionSpec};
 use crate::manifest::Manifest;
 use crate::node::config::Config;
 use crate::node::leases::Leases;
+use crate::node::packs::{self, Packs};
 use crate::node::source::SourcePool;
 use crate::refs::VersionEntry;
-use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory, index_path};
+use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory};
 
 /// A store. Cheap to clone and safe to share between threads: clones are handles on the same store, which closes with the last one.
 ///
@@ -48,6 +49,8 @@ pub(super) struct StoreInner {
     pub(super) source_pool: SourcePool,
     /// Opened when the first lease is asked for.
     pub(super) leases: Mutex<Option<Arc<Leases>>>,
+    /// Its packs end with the process.
+    volatile: bool,
     /// Dropped last: it holds the lock. `None` for a store that is not in a directory.
     pub(super) directory: Option<StoreDirectory>,
 }
@@ -57,6 +60,9 @@ pub(super) struct StoreInner {
 pub struct StoreOptions {
     config: Option<Config>,
     threads: Option<NonZeroUsize>,
+    backend: Option<Arc<dyn StorageBackend>>,
+    backend_url: Option<String>,
+    take_over: bool,
     read_only: bool,
     existing: bool,
     pack_bytes: Option<u64>,
@@ -81,6 +87,31 @@ impl StoreOptions {
     #[must_use]
     pub fn threads(mut self, threads: NonZeroUsize) -> StoreOptions {
         self.threads = Some(threads);
+        self
+    }
+
+    /// Keeps the packs where `url` says, in place of what the settings say: `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`,
+    /// `redis://HOST:PORT/DB/PREFIX`, `memory:`, or `files:` for the store's own directory. A store remembers its place, and moves to
+    /// another only by [`export`](Store::export) and [`import`](Store::import). Credentials come from the environment: see
+    /// `backend::object::operator`.
+    #[must_use]
+    pub fn backend_url(mut self, url: impl Into<String>) -> StoreOptions {
+        self.backend_url = Some(url.into());
+        self
+    }
+
+    /// Makes the place that the packs are in this store's if it is another's: for when the machine that had it is gone. The other store
+    /// is refused every change from then on.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> StoreOptions {
+        self.take_over = take_over;
+        self
+    }
+
+    /// Keeps the packs in `backend`, which the caller hands in each time that the store is opened.
+    #[must_use]
+    pub fn backend(mut self, backend: Arc<dyn StorageBackend>) -> StoreOptions {
+        self.backend = Some(backend);
         self
     }
 
@@ -139,22 +170,26 @@ impl StoreOptions {
                 Err(error) => return Err(error),
             };
         config.threads = self.threads.unwrap_or(config.threads);
-        let backend = Arc::new(FileBackend::new(directory.packs()));
-        let index = IndexPlace::File(index_path(path));
-        self.assemble(backend, index, config, config_damage, Some(directory))
+        let packs = match self.backend.clone() {
+            Some(backend) => packs::handed_in(&directory, backend)?,
+            None => {
+                let url = self.backend_url.as_deref().or(config.backend.as_deref());
+                packs::find(&directory, url, self.take_over)?
+            }
+        };
+        self.assemble(packs, config, config_damage, Some(directory))
     }
 
     /// Opens a store whose packs are in `backend` and whose index is at `index`. Nothing guards it against a second process.
     pub fn open_backend(self, backend: Arc<dyn StorageBackend>, index: IndexPlace) -> Result<Store> {
         let mut config = self.config.clone().unwrap_or_default();
         config.threads = self.threads.unwrap_or(config.threads);
-        self.assemble(backend, index, config, None, None)
+        self.assemble(Packs { backend, index, volatile: false }, config, None, None)
     }
 
     fn assemble(
         self,
-        backend: Arc<dyn StorageBackend>,
-        index: IndexPlace,
+        packs: Packs,
         config: Config,
         config_damage: Option<String>,
         directory: Option<StoreDirectory>,
@@ -169,10 +204,11 @@ impl StoreOptions {
             index_journal_bytes: self.index_journal_bytes.unwrap_or(defaults.index_journal_bytes),
             directory: directory.as_ref().map(|directory| directory.path().to_owned()),
         };
-        let chunks = ChunkStore::open(backend, index, options)?;
+        let chunks = ChunkStore::open(packs.backend, packs.index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);
         let (source_pool, leases) = Default::default();
-        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, directory };
+        let volatile = packs.volatile;
+        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, volatile, directory };
         Ok(Store { inner: Arc::new(inner) })
     }
 }
@@ -223,14 +259,19 @@ impl Store {
         if directory.read_only() {
             return Err(Error::ReadOnly { path: directory.path().to_owned() });
         }
-        let opened = Arc::new(Leases::open(directory.path())?);
+        let opened = Arc::new(Leases::open(&self.leases_directory(directory))?);
         Ok(Arc::clone(leases.insert(opened)))
+    }
+
+    /// Where leases lie: they end with the chunks that they are for.
+    fn leases_directory(&self, directory: &StoreDirectory) -> PathBuf {
+        if self.inner.volatile { directory.tmp() } else { directory.path().to_owned() }
     }
 
     /// As [`leases`](Store::leases), for a store that has some.
     pub(super) fn existing_leases(&self) -> Result<Option<Arc<Leases>>> {
         let Some(directory) = self.inner.directory.as_ref().filter(|_| !self.is_read_only()) else { return Ok(None) };
-        let path = Leases::path(directory.path());
+        let path = Leases::path(&self.leases_directory(directory));
         // Unless it is known that there are none: what is leased must not be taken for garbage.
         match path.try_exists().map_err(|error| Error::io("open", &path, error))? {
             true => self.leases().map(Some),

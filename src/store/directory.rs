@@ -1,8 +1,10 @@
 //! [`StoreDirectory`]: the directory of a store on local disk, its layout and its lock.
 //!
 //! ```text
-//! STORE/  LOCK   config.toml   format   index.journal or index.redb   packs/p-00000001.pack …   tmp/
+//! STORE/  LOCK   config.toml   format   index.journal or index.redb   packs/p-00000001.pack …   tmp/   backend
 //! ```
+//!
+//! A store whose packs are elsewhere has none in `packs`, and the file `backend`, which says where.
 //!
 //! The directory belongs to one process at a time: whoever holds the lock on `LOCK`, whose text is that process's id, and one on the
 //! directory itself, which is still there when someone deletes `LOCK`. The system drops locks when the process ends, however it ends.
@@ -14,8 +16,11 @@ use std::path::{Path, PathBuf};
 use crate::backend::sync_directory;
 use crate::error::{Error, Result};
 
-/// The newest format of stores that this version reads, and that of a store with deltas.
-pub const STORE_FORMAT: u32 = 2;
+/// The newest format of stores that this version reads, and that of a store whose packs are elsewhere.
+pub const STORE_FORMAT: u32 = 3;
+
+/// The format of a store with deltas.
+const FORMAT_WITH_DELTAS: u32 = 2;
 
 /// The format of a store without deltas, which the first version of caskad reads too.
 const FORMAT_WITHOUT_DELTAS: u32 = 1;
@@ -127,7 +132,12 @@ impl StoreDirectory {
         }
         if !has_format {
             // In place of one that is damaged: the store may have deltas.
-            write_format(&self.path, if fresh { FORMAT_WITHOUT_DELTAS } else { STORE_FORMAT })?;
+            let format = match (fresh, self.path.join("backend").exists()) {
+                (_, true) => STORE_FORMAT,
+                (false, false) => FORMAT_WITH_DELTAS,
+                (true, false) => FORMAT_WITHOUT_DELTAS,
+            };
+            write_format(&self.path, format)?;
         }
         if fresh || !has_format {
             // All names at once, and before any pack is created below them.
@@ -139,19 +149,45 @@ impl StoreDirectory {
     /// Makes the store in the directory `path` one that may have deltas, durably. The first version of caskad, which would take them
     /// for damage, refuses it from then on.
     pub fn allow_deltas(path: &Path) -> Result<()> {
-        if check_format(path)? == Some(STORE_FORMAT) {
-            return Ok(());
-        }
-        write_format(path, STORE_FORMAT)?;
-        sync_directory(path).map_err(|error| Error::io("sync", path, error))
+        raise_format(path, FORMAT_WITH_DELTAS)
     }
+
+    /// Makes it a store whose packs are elsewhere, durably. Versions of caskad that would look for them here refuse it from then on.
+    pub fn packs_are_elsewhere(&self) -> Result<()> {
+        raise_format(&self.path, STORE_FORMAT)
+    }
+
+    /// Whether its packs are elsewhere, as far as its format tells.
+    pub fn has_packs_elsewhere(&self) -> Result<bool> {
+        Ok(check_format(&self.path)? == Some(STORE_FORMAT))
+    }
+
+    /// Puts `bytes` in place of the file `name` of the store, durably.
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        replace_file(&self.path, name, bytes)?;
+        sync_directory(&self.path).map_err(|error| Error::io("sync", &self.path, error))
+    }
+}
+
+/// Makes the store in the directory `path` one of `format` at least, durably.
+fn raise_format(path: &Path, format: u32) -> Result<()> {
+    if check_format(path)?.is_some_and(|found| found >= format) {
+        return Ok(());
+    }
+    write_format(path, format)?;
+    sync_directory(path).map_err(|error| Error::io("sync", path, error))
 }
 
 /// Writes the format file anew. Its name is durable once the directory is synced.
 fn write_format(store: &Path, format: u32) -> Result<()> {
-    let (path, temporary) = (store.join("format"), store.join("tmp").join("format"));
+    replace_file(store, "format", format!("caskad {format}\n").as_bytes())
+}
+
+/// Puts `bytes` in place of the file `name`, whole or not at all. Its name is durable once the directory is synced.
+fn replace_file(store: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let (path, temporary) = (store.join(name), store.join("tmp").join(name));
     let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(format!("caskad {format}\n").as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)
     });

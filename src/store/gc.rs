@@ -217,12 +217,11 @@ impl ChunkStore {
             monitor.warn(&format!("{name} is damaged and is kept: run `caskad verify --all`"));
             return self.checkpoint();
         }
-        self.inner
-            .backend
-            .delete(&name)
-            .map_err(|error| Error::io("delete", self.inner.backend.describe(&name), error))?;
+        // Before, so that nothing but a read in progress keeps the bytes; and after, for a read that came in between.
         self.forget_pack(pack);
-        Ok(())
+        let deleted = self.inner.backend.delete(&name);
+        self.forget_pack(pack);
+        deleted.map_err(|error| Error::io("delete", self.inner.backend.describe(&name), error))
     }
 
     /// Copies the chunks and manifests of `pack` that the index finds there. True if some bytes are no record.

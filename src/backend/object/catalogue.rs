@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! caskad-catalogue 1 HASH\n        HASH: BLAKE3 of all that follows, in hex
-//! { "owner", "host", "epoch", "revision", "objects": { NAME: { "writer", "parts" } }, "waste": [ … ] }
+//! { "owner", "host", "epoch", "revision", "part_bytes", "objects": { NAME: { "writer", "parts" } }, "waste": [ … ] }
 //! ```
 //!
 //! Parts are listed in runs, `[LEN, EPOCH, WRITER, COUNT]`: a full pack of 32 equal parts is one of them.
@@ -22,8 +22,8 @@ pub(super) const CATALOGUE_BYTES: u64 = 256 << 20;
 /// Most parts of an object.
 const PARTS: u64 = 4 << 20;
 
-/// Most bytes of a part.
-pub(super) const PART_BYTES: usize = 8 << 20;
+/// Most bytes of a part that is listed.
+const PART_BYTES: u32 = 1 << 30;
 
 /// Who wrote a part: with its object and offset, its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub(super) struct Catalogue {
     pub(super) epoch: u64,
     /// Grows with every change.
     pub(super) revision: u64,
+    /// Bytes of each part that the last writer wrote, but for those that a sync cut short.
+    pub(super) part_bytes: u32,
     pub(super) objects: BTreeMap<String, Entry>,
     pub(super) waste: Vec<Waste>,
 }
@@ -125,16 +127,17 @@ impl Catalogue {
     /// A catalogue of nothing. Epochs begin with the time: should an earlier catalogue have been lost, its parts have other names.
     pub(super) fn begin(owner: &str) -> Catalogue {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let (revision, objects, waste) = Default::default();
-        Catalogue { owner: owner.to_owned(), host: String::new(), epoch: now, revision, objects, waste }
+        let (revision, part_bytes, objects, waste) = Default::default();
+        Catalogue { owner: owner.to_owned(), host: String::new(), epoch: now, revision, part_bytes, objects, waste }
     }
 
-    /// Makes this process the one that writes, for `owner`.
-    pub(super) fn claim(&mut self, owner: &str) {
+    /// Makes this process the one that writes, for `owner`, in parts of `part_bytes`.
+    pub(super) fn claim(&mut self, owner: &str, part_bytes: usize) {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.host = format!("process {} on {host}", std::process::id());
         self.owner = owner.to_owned();
         self.epoch += 1;
+        self.part_bytes = u32::try_from(part_bytes).unwrap_or(u32::MAX);
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -155,9 +158,12 @@ impl Catalogue {
             Some(_) => {}
         }
         let catalogue: Catalogue = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if catalogue.part_bytes == 0 || catalogue.part_bytes > PART_BYTES {
+            return Err(format!("it speaks of parts of {} bytes", catalogue.part_bytes));
+        }
         let waste = catalogue.waste.iter().map(|waste| &waste.parts);
         for runs in catalogue.objects.values().map(|entry| &entry.parts).chain(waste) {
-            if let Some(run) = runs.iter().find(|run| run.len == 0 || run.len as usize > PART_BYTES || run.count == 0) {
+            if let Some(run) = runs.iter().find(|run| run.len == 0 || run.len > PART_BYTES || run.count == 0) {
                 return Err(format!("it lists {} parts of {} bytes", run.count, run.len));
             }
             let parts: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
@@ -182,6 +188,7 @@ mod tests {
             host: "process 1 on a".to_owned(),
             epoch: 7,
             revision: 3,
+            part_bytes: 8 << 20,
             objects: [("p-00000001.pack".to_owned(), entry)].into(),
             waste: vec![Waste { object: "p-0".to_owned(), offset: 9, parts }],
         }
@@ -190,7 +197,7 @@ mod tests {
     #[test]
     fn the_bytes_of_a_catalogue() {
         let body = concat!(
-            r#"{"owner":"00ff","host":"process 1 on a","epoch":7,"revision":3,"objects":{"p-00000001.pack":"#,
+            r#"{"owner":"00ff","host":"process 1 on a","epoch":7,"revision":3,"part_bytes":8388608,"objects":{"p-00000001.pack":"#,
             r#"{"writer":{"epoch":7,"writer":2},"parts":[[8388608,7,2,2],[5,7,2,1]]}},"#,
             r#""waste":[{"object":"p-0","offset":9,"parts":[[8388608,7,2,2],[5,7,2,1]]}]}"#
         );

@@ -1,6 +1,6 @@
 //! [`ObjectBackend`]: objects that grow, on stores whose objects do not: S3, Redis, and whatever else OpenDAL speaks.
 //!
-//! An object is kept as **parts** of 8 MiB at most, which are written once and never changed, and one **catalogue** says which parts
+//! An object is kept as **parts** of 8 MiB at most (1 MiB on Redis), which are written once and never changed, and one **catalogue** says which parts
 //! make which object. Replacing the catalogue is the only change that counts, and a store replaces one object whole or not at all:
 //!
 //! ```text
@@ -33,8 +33,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-pub use operator::{memory, operator};
+pub use operator::operator;
 
 use crate::backend::object::blocks::Blocks;
 use crate::backend::object::catalogue::{Catalogue, Entry, PartId, Waste};
@@ -44,7 +45,7 @@ use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, StorageBackend};
 use crate::error::{Error, Result};
 
 /// How an [`ObjectBackend`] is opened.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ObjectOptions {
     /// What people call the place: a URL without secrets.
     pub place: String,
@@ -56,6 +57,18 @@ pub struct ObjectOptions {
     pub existing: bool,
     /// Begins and takes over nothing.
     pub read_only: bool,
+    /// How long a request may take, one that moves a part of 8 MiB included (default 60 s).
+    pub timeout: Duration,
+    /// How long after a failure it is first repeated (default 200 ms); each later pause is twice as long.
+    pub pause: Duration,
+}
+
+impl Default for ObjectOptions {
+    fn default() -> ObjectOptions {
+        let (place, owner) = (String::new(), String::new());
+        let (timeout, pause) = (Duration::from_secs(60), Duration::from_millis(200));
+        ObjectOptions { place, owner, take_over: false, existing: false, read_only: false, timeout, pause }
+    }
 }
 
 /// Keeps objects in an object store. See the [module](self) for how.
@@ -92,7 +105,8 @@ impl ObjectBackend {
     /// Fails with [`Error::NotAStore`] if the place is another owner's, or holds something else.
     pub fn open(operator: opendal::Operator, options: ObjectOptions) -> Result<ObjectBackend> {
         let not_ours = |why: String| Error::NotAStore { path: PathBuf::from(&options.place), why };
-        let remote = Remote::new(operator).map_err(|error| Error::io("open", &options.place, error))?;
+        let remote = Remote::new(operator, options.timeout, options.pause)
+            .map_err(|error| Error::io("open", &options.place, error))?;
         let read =
             remote.read_catalogue().map_err(|error| Error::io("read the catalogue of", &options.place, error))?;
         let found = match &read {
@@ -177,7 +191,7 @@ impl Shared {
         let before = self.catalogue();
         let mut next = Catalogue::clone(&before);
         if !published.claimed {
-            next.claim(&self.options.owner);
+            next.claim(&self.options.owner, self.remote.part_bytes());
         }
         let swept = lock(&self.swept).clone();
         next.waste.retain(|waste| !swept.contains(waste));

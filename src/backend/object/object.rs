@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::backend::object::Shared;
 use crate::backend::object::blocks::{BLOCK_BYTES, MOST_AHEAD};
-use crate::backend::object::catalogue::{Entry, PART_BYTES, PartId, Run, Waste, each_part, part_path, runs};
+use crate::backend::object::catalogue::{Entry, PartId, Run, Waste, each_part, part_path, runs};
 use crate::backend::object::remote::UPLOADS;
 use crate::backend::{ObjectReader, ObjectWriter};
 
@@ -308,10 +308,11 @@ impl ObjectWriter for Growth {
             return Ok(());
         }
         let id = self.id()?;
+        let part_bytes = self.object.shared.remote.part_bytes();
         let mut state = self.object.lock();
         while !bytes.is_empty() {
             state.check()?;
-            let room = PART_BYTES.saturating_sub(state.tail.len());
+            let room = part_bytes.saturating_sub(state.tail.len());
             let (now, later) = bytes.split_at(bytes.len().min(room));
             if state.tail.capacity() == 0 {
                 // What a part begins with tells nothing of how long it gets: a commit may follow at once.
@@ -319,7 +320,7 @@ impl ObjectWriter for Growth {
             }
             state.tail.extend_from_slice(now);
             bytes = later;
-            if state.tail.len() == PART_BYTES {
+            if state.tail.len() == part_bytes {
                 while state.uploads >= UPLOADS {
                     state = self.object.wait(state);
                 }

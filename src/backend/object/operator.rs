@@ -1,13 +1,17 @@
 //! From a URL to the client of an object store. What may be in a URL is what may be in a log: credentials come from the environment
 //! or the files that the store's other clients read.
 
-use std::env;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+use std::{env, io};
 
 use opendal::Operator;
-use opendal::services::{Memory, Redis, S3};
+use opendal::services::{Redis, S3};
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client that `url` asks for: `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` or `redis://HOST:PORT/DB/PREFIX`.
 ///
@@ -66,6 +70,7 @@ pub fn operator(url: &str) -> Result<Operator> {
                 .ok()
                 .filter(|db| *db >= 0)
                 .ok_or_else(|| invalid("its path begins with the number of a database"))?;
+            reach(authority).map_err(|error| Error::io("connect to", authority, error))?;
             let mut builder = Redis::default().endpoint(&format!("redis://{authority}")).db(db).root(prefix);
             if let Ok(name) = env::var("REDIS_USERNAME") {
                 builder = builder.username(&name);
@@ -80,6 +85,20 @@ pub fn operator(url: &str) -> Result<Operator> {
     built.map_err(|error| invalid(error.message()))
 }
 
+/// Says at once that nobody listens there, which the client of Redis would take a minute to find out.
+fn reach(authority: &str) -> io::Result<()> {
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:6379") };
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(_) => return Ok(()),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// `url` without what might be a secret.
 fn hidden(url: &str) -> String {
     let (start, query) = url.split_once('?').map_or((url, ""), |(start, _)| (start, "?…"));
@@ -90,14 +109,4 @@ fn hidden(url: &str) -> String {
         }
         None => format!("{start}{query}"),
     }
-}
-
-/// An operator on memory, for tests.
-pub fn memory() -> Result<Operator> {
-    let built = Operator::new(Memory::default()).map(|builder| builder.finish());
-    built.map_err(|error| Error::Syntax {
-        what: "backend",
-        input: "memory".to_owned(),
-        why: error.message().to_owned(),
-    })
 }

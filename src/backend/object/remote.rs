@@ -6,30 +6,33 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use opendal::layers::{RetryEvent, RetryInterceptor, RetryLayer, TimeoutLayer};
+use opendal::layers::TimeoutLayer;
 use opendal::{ErrorKind, Operator};
 use tokio::runtime::Runtime;
 
-use crate::backend::object::catalogue::{CATALOGUE_BYTES, Catalogue, PART_BYTES, Waste, each_part, part_path, runs};
+use crate::backend::object::catalogue::{CATALOGUE_BYTES, Catalogue, Waste, each_part, part_path, runs};
 use crate::hash::Hash;
 
 const CATALOGUE: &str = "catalogue";
 
-/// How long a request may take that moves no payload, and one that moves a part.
-const SMALL_TIMEOUT: Duration = Duration::from_secs(20);
-const PART_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How often a request is repeated, and the pauses before.
+/// How often a request is repeated, and the longest pause before.
 const RETRIES: usize = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long after the first try there is another.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Requests of one clearing up that are under way at a time.
 const AT_ONCE: usize = 16;
+
+/// Bytes of a part. The client of Redis takes half a second without an answer for a failure, so parts are short there.
+const PART_BYTES: usize = 8 << 20;
+const SHORT_PART_BYTES: usize = 1 << 20;
 
 /// Parts that may be on their way at a time: so far behind the end of an object can one lie that a crash left.
 pub(super) const UPLOADS: usize = 4;
@@ -37,10 +40,14 @@ pub(super) const UPLOADS: usize = 4;
 /// An object store, and the runtime that its client needs.
 #[derive(Debug)]
 pub(super) struct Remote {
-    /// With timeouts and repetitions.
+    /// With timeouts.
     operator: Operator,
-    /// With neither, for the catalogue.
+    /// Without, for the catalogue.
     bare: Operator,
+    /// How long a request may take.
+    timeout: Duration,
+    /// How often it is repeated, and when.
+    retries: ExponentialBuilder,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
 }
@@ -74,17 +81,46 @@ enum Outcome {
 }
 
 impl Remote {
-    pub(super) fn new(operator: Operator) -> io::Result<Remote> {
+    /// `timeout` bounds a request, and `pause` is the time before it is first repeated.
+    pub(super) fn new(operator: Operator, timeout: Duration, pause: Duration) -> io::Result<Remote> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("caskad-backend")
             .enable_all()
             .build()?;
-        let timeouts = TimeoutLayer::new().with_timeout(SMALL_TIMEOUT).with_io_timeout(PART_TIMEOUT);
-        let retries =
-            RetryLayer::new().with_max_times(RETRIES).with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE);
-        let patient = operator.clone().layer(timeouts).layer(retries.with_jitter().with_notify(Repetitions));
-        Ok(Remote { operator: patient, bare: operator, runtime: Some(runtime) })
+        let retries = ExponentialBuilder::new().with_max_times(RETRIES).with_min_delay(pause).with_jitter();
+        let timeouts = TimeoutLayer::new().with_timeout(timeout).with_io_timeout(timeout);
+        Ok(Remote {
+            operator: operator.clone().layer(timeouts),
+            bare: operator,
+            timeout,
+            retries: retries.with_max_delay(LONGEST_PAUSE),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Asks the store for something, and again where that may help.
+    fn ask<T, F>(
+        &self,
+        request: impl FnMut() -> F + Send + 'static,
+    ) -> impl Future<Output = io::Result<T>> + Send + 'static
+    where
+        T: Send + 'static,
+        F: Future<Output = opendal::Result<T>> + Send + 'static,
+    {
+        // Some clients try again for themselves before they give up: those have had their chance.
+        let begun = Instant::now();
+        let again = move |error: &opendal::Error| error.is_temporary() && begun.elapsed() < PATIENCE;
+        let repeated = request.retry(self.retries).when(again);
+        let told = repeated.notify(|error: &opendal::Error, pause| {
+            tracing::info!("a request is repeated in {pause:?}: {}", error.message());
+        });
+        async move { told.await.map_err(failure) }
+    }
+
+    /// Most bytes of a part.
+    pub(super) fn part_bytes(&self) -> usize {
+        if self.bare.info().scheme() == "redis" { SHORT_PART_BYTES } else { PART_BYTES }
     }
 
     /// Runs `future` to its end, whatever thread this is.
@@ -105,25 +141,29 @@ impl Remote {
     /// The catalogue's bytes, and its tag.
     pub(super) fn read_catalogue(&self) -> io::Result<Option<(Bytes, Option<String>)>> {
         let operator = self.operator.clone();
-        self.wait(async move {
-            let found = match operator.stat(CATALOGUE).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                found => found.map_err(failure)?,
-            };
-            if found.content_length() > CATALOGUE_BYTES {
-                let why = format!("the catalogue has {} bytes, the most is {CATALOGUE_BYTES}", found.content_length());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-            }
-            let tag = found.etag().map(str::to_owned);
-            // With the tag as a condition where there is one: both are then of one state.
-            let read = match &tag {
-                Some(tag) if operator.info().full_capability().read_with_if_match => {
-                    operator.read_with(CATALOGUE).if_match(tag).await
+        let read = self.ask(move || {
+            let operator = operator.clone();
+            async move {
+                let found = match operator.stat(CATALOGUE).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    found => found?,
+                };
+                if found.content_length() > CATALOGUE_BYTES {
+                    let why = format!("the catalogue has {} bytes, too many", found.content_length());
+                    return Err(opendal::Error::new(ErrorKind::Unexpected, why));
                 }
-                _ => operator.read(CATALOGUE).await,
-            };
-            Ok(Some((read.map_err(failure)?.to_bytes(), tag)))
-        })?
+                let tag = found.etag().map(str::to_owned);
+                // With the tag as a condition where there is one: both are then of one state.
+                let bytes = match &tag {
+                    Some(tag) if operator.info().full_capability().read_with_if_match => {
+                        operator.read_with(CATALOGUE).if_match(tag).await
+                    }
+                    _ => operator.read(CATALOGUE).await,
+                };
+                Ok(Some((bytes?.to_bytes(), tag)))
+            }
+        });
+        self.wait(read)?
     }
 
     /// True if there are parts, as far as this store can tell.
@@ -132,15 +172,19 @@ impl Remote {
         if !operator.info().full_capability().list {
             return Ok(false);
         }
-        self.wait(async move {
-            let mut lister = operator.lister_with("objects/").recursive(true).await.map_err(failure)?;
-            while let Some(entry) = lister.next().await {
-                if entry.map_err(failure)?.metadata().is_file() {
-                    return Ok(true);
+        let listed = self.ask(move || {
+            let operator = operator.clone();
+            async move {
+                let mut lister = operator.lister_with("objects/").recursive(true).await?;
+                while let Some(entry) = lister.next().await {
+                    if entry?.metadata().is_file() {
+                        return Ok(true);
+                    }
                 }
+                Ok(false)
             }
-            Ok(false)
-        })?
+        });
+        self.wait(listed)?
     }
 
     /// Replaces the catalogue that `published` tells of by `bytes`, or fails without harm to what another writer has made of it.
@@ -162,9 +206,9 @@ impl Remote {
             None => capability.write_with_if_not_exists,
             Some((_, tag)) => capability.write_with_if_match && tag.is_some(),
         };
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = self.retries.build();
         let mut refused = false;
-        for tries_left in (0..=RETRIES).rev() {
+        loop {
             if !conditional || refused {
                 let (now, tag) = match self.read_catalogue()? {
                     None => (None, None),
@@ -186,19 +230,20 @@ impl Remote {
                     return Ok(());
                 }
                 Outcome::Refused => refused = true,
-                Outcome::Again(error) if tries_left > 0 => {
-                    tracing::info!("the catalogue is sent again: {error}");
-                    std::thread::sleep(pause);
-                    pause = (2 * pause).min(LONGEST_PAUSE);
-                }
-                Outcome::Again(error) | Outcome::Unknown(error) => return Err(error),
+                Outcome::Again(error) => match pauses.next() {
+                    Some(pause) => {
+                        tracing::info!("the catalogue is sent again in {pause:?}: {error}");
+                        std::thread::sleep(pause);
+                    }
+                    None => return Err(error),
+                },
+                Outcome::Unknown(error) => return Err(error),
             }
         }
-        Err(io::Error::other("the catalogue was neither replaced nor refused"))
     }
 
     fn send_catalogue(&self, bytes: Bytes, tag: Option<String>, conditional: bool) -> io::Result<Outcome> {
-        let operator = self.bare.clone();
+        let (operator, timeout) = (self.bare.clone(), self.timeout);
         self.wait(async move {
             let write = operator.write_with(CATALOGUE, bytes);
             let write = match tag {
@@ -206,13 +251,21 @@ impl Remote {
                 None if conditional => write.if_not_exists(true),
                 None => write,
             };
-            match tokio::time::timeout(PART_TIMEOUT, write).await {
+            match tokio::time::timeout(timeout, write).await {
                 Ok(Ok(metadata)) => Outcome::Replaced(metadata.etag().map(str::to_owned)),
                 Ok(Err(error)) if error.kind() == ErrorKind::ConditionNotMatch => Outcome::Refused,
-                Ok(Err(error)) if error.is_temporary() => Outcome::Again(failure(error)),
-                Ok(Err(error)) => Outcome::Unknown(failure(error)),
+                Ok(Err(error)) => {
+                    let temporary = error.is_temporary();
+                    let error = failure(error);
+                    match error.kind() {
+                        // The client has lost patience: what it has sent may still arrive.
+                        io::ErrorKind::TimedOut if !conditional => Outcome::Unknown(error),
+                        _ if temporary => Outcome::Again(error),
+                        _ => Outcome::Unknown(error),
+                    }
+                }
                 Err(_) => {
-                    let why = format!("no answer within {} s", PART_TIMEOUT.as_secs());
+                    let why = format!("no answer within {timeout:?}");
                     let error = io::Error::new(io::ErrorKind::TimedOut, why);
                     if conditional { Outcome::Again(error) } else { Outcome::Unknown(error) }
                 }
@@ -223,27 +276,50 @@ impl Remote {
     /// Uploads a part; `done` is told how that went.
     pub(super) fn upload(&self, path: String, bytes: Bytes, done: impl FnOnce(io::Result<()>) + Send + 'static) {
         let operator = self.operator.clone();
-        self.spawn(async move { done(operator.write(&path, bytes).await.map(drop).map_err(failure)) });
+        let written = self.ask(move || {
+            let (operator, path, bytes) = (operator.clone(), path.clone(), bytes.clone());
+            async move { operator.write(&path, bytes).await.map(drop) }
+        });
+        self.spawn(async move { done(written.await) });
     }
 
     /// Bytes `range` of a part. Fails with `NotFound` if it is gone.
     pub(super) fn read(&self, path: String, range: Range<u64>) -> io::Result<Bytes> {
         let operator = self.operator.clone();
-        self.wait(async move {
-            let read = operator.read_with(&path).range(range).await.map_err(failure)?;
-            Ok(read.to_bytes())
-        })?
+        let read = self.ask(move || {
+            let (operator, path, range) = (operator.clone(), path.clone(), range.clone());
+            async move { Ok(operator.read_with(&path).range(range).await?.to_bytes()) }
+        });
+        self.wait(read)?
     }
 
     /// Deletes parts; none of them need be there.
     pub(super) fn delete_parts(&self, waste: &Waste) -> io::Result<()> {
-        self.wait(delete(self.operator.clone(), paths(waste)))?
+        self.wait(self.deletion(waste))?
     }
 
     /// As [`delete_parts`](Remote::delete_parts), without waiting for the end; `done` is told how that went.
     pub(super) fn delete_parts_later(&self, waste: &Waste, done: impl FnOnce(io::Result<()>) + Send + 'static) {
-        let deletion = delete(self.operator.clone(), paths(waste));
+        let deletion = self.deletion(waste);
         self.spawn(async move { done(deletion.await) });
+    }
+
+    fn deletion(&self, waste: &Waste) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        let parts = each_part(waste.offset, &waste.parts).map(|(offset, _, id)| part_path(&waste.object, offset, id));
+        let requests = parts.map(|path| {
+            let operator = self.operator.clone();
+            self.ask(move || {
+                let (operator, path) = (operator.clone(), path.clone());
+                async move { operator.delete(&path).await }
+            })
+        });
+        let mut deletions = futures::stream::iter(requests.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        async move {
+            while let Some(deleted) = deletions.next().await {
+                deleted?;
+            }
+            Ok(())
+        }
     }
 
     /// What the last writer of `catalogue` had written behind the ends of its objects, and not named. It is found by its names: not
@@ -267,7 +343,7 @@ impl Remote {
                         break;
                     }
                 }
-                offset += PART_BYTES as u64;
+                offset += u64::from(catalogue.part_bytes);
             }
         }
         found
@@ -275,12 +351,16 @@ impl Remote {
 
     fn part_len(&self, path: String) -> io::Result<Option<u32>> {
         let operator = self.operator.clone();
-        self.wait(async move {
-            match operator.stat(&path).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                found => Ok(Some(u32::try_from(found.map_err(failure)?.content_length()).unwrap_or(u32::MAX))),
+        let found = self.ask(move || {
+            let (operator, path) = (operator.clone(), path.clone());
+            async move {
+                match operator.stat(&path).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    found => Ok(Some(u32::try_from(found?.content_length()).unwrap_or(u32::MAX))),
+                }
             }
-        })?
+        });
+        self.wait(found)?
     }
 }
 
@@ -291,52 +371,36 @@ impl Drop for Remote {
     }
 }
 
-fn paths(waste: &Waste) -> Vec<String> {
-    each_part(waste.offset, &waste.parts).map(|(offset, _, id)| part_path(&waste.object, offset, id)).collect()
-}
-
-async fn delete(operator: Operator, paths: Vec<String>) -> io::Result<()> {
-    let deletions = futures::stream::iter(paths).map(|path| {
-        let operator = operator.clone();
-        async move { operator.delete(&path).await }
-    });
-    let mut deletions = deletions.buffer_unordered(AT_ONCE);
-    while let Some(deleted) = deletions.next().await {
-        deleted.map_err(failure)?;
-    }
-    Ok(())
-}
-
-/// What `error` comes to, in the words of the store and its client. Addresses and heads of requests are left out: they are no place
-/// to look for secrets in.
+/// What `error` comes to, in the words of the store and its client, and the remedy where there is one. Addresses and heads of requests
+/// are left out: they are no place to look for secrets in.
 fn failure(error: opendal::Error) -> io::Error {
-    let kind = match error.kind() {
-        ErrorKind::NotFound => io::ErrorKind::NotFound,
-        _ if error.message().contains("timeout") => io::ErrorKind::TimedOut,
-        _ => io::ErrorKind::Other,
-    };
-    let mut why = match error.kind() {
-        ErrorKind::PermissionDenied => format!("permission denied: {}", error.message()),
-        ErrorKind::ConfigInvalid => format!("invalid settings: {}", error.message()),
-        _ => error.message().to_owned(),
-    };
+    let mut why = error.message().to_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
         if !why.contains(&text) {
-            why.push_str(": ");
-            why.push_str(&text);
+            why = format!("{why}: {text}");
         }
         cause = error.source();
     }
+    let (kind, why) = match error.kind() {
+        ErrorKind::NotFound => (io::ErrorKind::NotFound, why),
+        ErrorKind::PermissionDenied => {
+            let why =
+                format!("access is denied; look at the credentials in the environment, and what they allow {why}");
+            (io::ErrorKind::Other, why.trim_end().to_owned())
+        }
+        _ if why.contains("NoSuchBucket") => {
+            (io::ErrorKind::Other, "there is no such bucket; create it first".to_owned())
+        }
+        _ if why.contains("timeout") || why.contains("timed out") => {
+            (io::ErrorKind::TimedOut, format!("the server does not answer ({why})"))
+        }
+        _ if why.contains("load signing credential") => {
+            let why = "no credentials are found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+            (io::ErrorKind::Other, why.to_owned())
+        }
+        _ => (io::ErrorKind::Other, why),
+    };
     io::Error::new(kind, why)
-}
-
-/// Tells of requests that are repeated.
-struct Repetitions;
-
-impl RetryInterceptor for Repetitions {
-    fn intercept(&self, event: RetryEvent<'_>) {
-        tracing::info!("{} is repeated in {:?}: {}", event.op, event.retry_after, event.err.message());
-    }
 }

@@ -61,6 +61,13 @@ pub(crate) struct Global {
     /// The store; created by the first `put` or `import` [default: $CASKAD_STORE, else ~/.local/share/caskad (XDG)]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    /// Where the store keeps its packs: s3://BUCKET/PREFIX?endpoint=URL&region=NAME, redis://HOST:PORT/DB/PREFIX, `memory:` or
+    /// `files:`; credentials are taken from the environment [default: what `backend` in config.toml says, else where it has them]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) backend: Option<String>,
+    /// Make the place that --backend names this store's, if it is another's whose machine is gone
+    #[arg(long, global = true)]
+    pub(crate) take_over: bool,
     /// Threads of one operation [default: one per core, at most 8]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -138,7 +138,10 @@ impl Context {
     }
 
     fn options(&self) -> StoreOptions {
-        let options = StoreOptions::new();
+        let mut options = StoreOptions::new().take_over(self.global.take_over);
+        if let Some(url) = &self.global.backend {
+            options = options.backend_url(url);
+        }
         match self.global.threads {
             Some(threads) => options.threads(threads),
             None => options,

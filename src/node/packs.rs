@@ -1,0 +1,165 @@
+//! Where a store keeps its packs: in its directory, in memory, in an object store, or where the caller says.
+//!
+//! The index of packs in an object store stays in the directory, and the file `backend` there says where they are:
+//! `{"url": URL, "begun": true}`. Order of events: the file is written with `begun: false`; the catalogue is begun at the other end,
+//! in the name of the store's identity; the format is raised, so that nobody takes the store for an empty one; `begun` is set. From then
+//! on a place without a catalogue is a wrong or emptied one, and never a new one.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{FileBackend, MemoryBackend, StorageBackend};
+use crate::error::{Error, Result};
+use crate::store::{IndexPlace, StoreDirectory, index_path};
+
+const FILE: &str = "backend";
+
+/// Most bytes of that file.
+const FILE_BYTES: u64 = 64 << 10;
+
+/// The packs of a store and their index.
+pub(super) struct Packs {
+    pub(super) backend: Arc<dyn StorageBackend>,
+    pub(super) index: IndexPlace,
+    /// They end with the process.
+    pub(super) volatile: bool,
+}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    url: String,
+    /// Packs may be there.
+    begun: bool,
+}
+
+/// The packs that a caller brings along.
+pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBackend>) -> Result<Packs> {
+    match Place::read(directory)?.filter(|place| place.begun) {
+        Some(place) => Err(elsewhere(directory, &place.url)),
+        None => Ok(Packs { backend, index: IndexPlace::File(index_path(directory.path())), volatile: false }),
+    }
+}
+
+/// The packs of the store in `directory`: where `url` says, or else where they have been.
+pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, take_over: bool) -> Result<Packs> {
+    let place = Place::read(directory)?;
+    let index = IndexPlace::File(index_path(directory.path()));
+    let Some(url) = url.map(str::to_owned).or_else(|| place.as_ref().map(|place| place.url.clone())) else {
+        if directory.has_packs_elsewhere()? {
+            return Err(Error::Damaged {
+                what: "store",
+                place: directory.path().join(FILE).display().to_string(),
+                why: "the file that says where its packs are is missing; name the place with --backend URL".to_owned(),
+            });
+        }
+        return Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index, volatile: false });
+    };
+    let here = url == "files:" || url == "memory:";
+    if here && let Some(place) = place.as_ref().filter(|place| place.begun) {
+        return Err(elsewhere(directory, &place.url));
+    }
+    if url != "files:" && has_files(directory)? {
+        return Err(elsewhere(directory, "files:"));
+    }
+    match url.as_str() {
+        "files:" => {
+            Place::forget(directory)?;
+            Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index, volatile: false })
+        }
+        "memory:" => Ok(Packs { backend: Arc::new(MemoryBackend::new()), index: IndexPlace::Memory, volatile: true }),
+        url => Ok(Packs { backend: remote(directory, url, place, take_over)?, index, volatile: false }),
+    }
+}
+
+fn elsewhere(directory: &StoreDirectory, url: &str) -> Error {
+    let why = format!(
+        "its packs are in {url}; to have them elsewhere, `caskad export` its versions and import them into a new store"
+    );
+    Error::Input { path: directory.path().to_owned(), why }
+}
+
+/// True if packs are in the directory.
+fn has_files(directory: &StoreDirectory) -> Result<bool> {
+    let packs = directory.packs();
+    let listed = FileBackend::new(&packs).list("p-").map_err(|error| Error::io("list", packs, error))?;
+    Ok(!listed.is_empty())
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote(_: &StoreDirectory, url: &str, _: Option<Place>, _: bool) -> Result<Arc<dyn StorageBackend>> {
+    let why = "this build knows no object stores; build it with the feature `remote`".to_owned();
+    Err(Error::Syntax { what: "backend", input: url.to_owned(), why })
+}
+
+#[cfg(feature = "remote")]
+fn remote(
+    directory: &StoreDirectory,
+    url: &str,
+    known: Option<Place>,
+    take_over: bool,
+) -> Result<Arc<dyn StorageBackend>> {
+    use crate::backend::{ObjectBackend, ObjectOptions, object};
+    use crate::identity::Identity;
+
+    let operator = object::operator(url)?;
+    let key = directory.path().join("identity.key");
+    let read_only = directory.read_only();
+    let identity = if read_only { Identity::load(&key)? } else { Identity::load_or_create(&key)? };
+    let begun = known.as_ref().is_some_and(|place| place.begun) || directory.has_packs_elsewhere()?;
+    let here = |begun| Place { url: url.to_owned(), begun };
+    if !read_only && !begun {
+        here(false).write(directory)?;
+    }
+    let place = url.split_once('?').map_or(url, |(place, _)| place).to_owned();
+    let options = ObjectOptions {
+        place,
+        owner: identity.scope().to_string(),
+        take_over,
+        existing: begun,
+        read_only,
+        ..ObjectOptions::default()
+    };
+    let backend = ObjectBackend::open(operator, options)?;
+    if !read_only {
+        directory.packs_are_elsewhere()?;
+        // Packs that are this store's, whatever their address was before.
+        if known != Some(here(true)) {
+            here(true).write(directory)?;
+        }
+    }
+    Ok(Arc::new(backend))
+}
+
+impl Place {
+    fn read(directory: &StoreDirectory) -> Result<Option<Place>> {
+        let path = directory.path().join(FILE);
+        let bytes = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Ok(found) if found.len() > FILE_BYTES => Vec::new(),
+            _ => std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Damaged {
+            what: "store",
+            place: path.display().to_string(),
+            why: format!("the file does not say where its packs are ({error}); delete it and name the place again with --backend URL"),
+        })
+    }
+
+    /// Deletes the file, if there is one.
+    fn forget(directory: &StoreDirectory) -> Result<()> {
+        let path = directory.path().join(FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound && !directory.read_only() => {
+                Err(Error::io("delete", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, directory: &StoreDirectory) -> Result<()> {
+        let text = serde_json::json!({ "url": self.url, "begun": self.begun });
+        directory.write_file(FILE, format!("{text}\n").as_bytes())
+    }
+}
