@@ -57,8 +57,10 @@ pub trait StorageBackend: Debug + Send + Sync {
     /// Deletes `name`.
     fn delete(&self, name: &str) -> io::Result<()>;
 
-    /// What people call the object `name`: a path, a URL.
-    fn describe(&self, name: &str) -> PathBuf;
+    /// What people call the object `name`: a path, a URL. In errors and logs.
+    fn describe(&self, name: &str) -> PathBuf {
+        PathBuf::from(name)
+    }
 }
 
 /// The growing end of one object. One thread appends at a time; [`sync`](ObjectWriter::sync) may run beside it.

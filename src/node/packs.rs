@@ -5,12 +5,14 @@
 //! in the name of the store's identity; the format is raised, so that nobody takes the store for an empty one; `begun` is set. From then
 //! on a place without a catalogue is a wrong or emptied one, and never a new one.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{FileBackend, MemoryBackend, StorageBackend};
 use crate::error::{Error, Result};
+use crate::node::leases::Leases;
 use crate::store::{IndexPlace, StoreDirectory, index_path};
 
 const FILE: &str = "backend";
@@ -22,8 +24,6 @@ const FILE_BYTES: u64 = 64 << 10;
 pub(super) struct Packs {
     pub(super) backend: Arc<dyn StorageBackend>,
     pub(super) index: IndexPlace,
-    /// They end with the process.
-    pub(super) volatile: bool,
 }
 
 /// What the file says.
@@ -38,7 +38,7 @@ struct Place {
 pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBackend>) -> Result<Packs> {
     match Place::read(directory)?.filter(|place| place.begun) {
         Some(place) => Err(elsewhere(directory, &place.url)),
-        None => Ok(Packs { backend, index: IndexPlace::File(index_path(directory.path())), volatile: false }),
+        None => Ok(Packs { backend, index: IndexPlace::File(index_path(directory.path())) }),
     }
 }
 
@@ -54,22 +54,28 @@ pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, take_over: boo
                 why: "the file that says where its packs are is missing; name the place with --backend URL".to_owned(),
             });
         }
-        return Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index, volatile: false });
+        return Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index });
     };
     let here = url == "files:" || url == "memory:";
-    if here && let Some(place) = place.as_ref().filter(|place| place.begun) {
-        return Err(elsewhere(directory, &place.url));
+    if here && (directory.has_packs_elsewhere()? || place.as_ref().is_some_and(|place| place.begun)) {
+        return Err(elsewhere(directory, place.as_ref().map_or("another place", |place| &place.url)));
     }
     if url != "files:" && has_files(directory)? {
         return Err(elsewhere(directory, "files:"));
     }
     match url.as_str() {
         "files:" => {
-            Place::forget(directory)?;
-            Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index, volatile: false })
+            if !directory.read_only() {
+                remove(&directory.path().join(FILE))?;
+            }
+            Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index })
         }
-        "memory:" => Ok(Packs { backend: Arc::new(MemoryBackend::new()), index: IndexPlace::Memory, volatile: true }),
-        url => Ok(Packs { backend: remote(directory, url, place, take_over)?, index, volatile: false }),
+        "memory:" => {
+            // What was kept for others has ended with the chunks.
+            remove(&Leases::path(directory.path()))?;
+            Ok(Packs { backend: Arc::new(MemoryBackend::new()), index: IndexPlace::Memory })
+        }
+        url => Ok(Packs { backend: remote(directory, url, place, take_over)?, index }),
     }
 }
 
@@ -78,6 +84,14 @@ fn elsewhere(directory: &StoreDirectory, url: &str) -> Error {
         "its packs are in {url}; to have them elsewhere, `caskad export` its versions and import them into a new store"
     );
     Error::Input { path: directory.path().to_owned(), why }
+}
+
+/// Deletes a file, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", path, error)),
+        _ => Ok(()),
+    }
 }
 
 /// True if packs are in the directory.
@@ -145,17 +159,6 @@ impl Place {
             place: path.display().to_string(),
             why: format!("the file does not say where its packs are ({error}); delete it and name the place again with --backend URL"),
         })
-    }
-
-    /// Deletes the file, if there is one.
-    fn forget(directory: &StoreDirectory) -> Result<()> {
-        let path = directory.path().join(FILE);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound && !directory.read_only() => {
-                Err(Error::io("delete", path, error))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn write(&self, directory: &StoreDirectory) -> Result<()> {

@@ -49,8 +49,6 @@ pub(super) struct StoreInner {
     pub(super) source_pool: SourcePool,
     /// Opened when the first lease is asked for.
     pub(super) leases: Mutex<Option<Arc<Leases>>>,
-    /// Its packs end with the process.
-    volatile: bool,
     /// Dropped last: it holds the lock. `None` for a store that is not in a directory.
     pub(super) directory: Option<StoreDirectory>,
 }
@@ -184,7 +182,7 @@ impl StoreOptions {
     pub fn open_backend(self, backend: Arc<dyn StorageBackend>, index: IndexPlace) -> Result<Store> {
         let mut config = self.config.clone().unwrap_or_default();
         config.threads = self.threads.unwrap_or(config.threads);
-        self.assemble(Packs { backend, index, volatile: false }, config, None, None)
+        self.assemble(Packs { backend, index }, config, None, None)
     }
 
     fn assemble(
@@ -207,8 +205,7 @@ impl StoreOptions {
         let chunks = ChunkStore::open(packs.backend, packs.index, options)?;
         let cache = ChunkCache::new(config.cache_bytes);
         let (source_pool, leases) = Default::default();
-        let volatile = packs.volatile;
-        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, volatile, directory };
+        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, directory };
         Ok(Store { inner: Arc::new(inner) })
     }
 }
@@ -259,19 +256,14 @@ impl Store {
         if directory.read_only() {
             return Err(Error::ReadOnly { path: directory.path().to_owned() });
         }
-        let opened = Arc::new(Leases::open(&self.leases_directory(directory))?);
+        let opened = Arc::new(Leases::open(directory.path())?);
         Ok(Arc::clone(leases.insert(opened)))
-    }
-
-    /// Where leases lie: they end with the chunks that they are for.
-    fn leases_directory(&self, directory: &StoreDirectory) -> PathBuf {
-        if self.inner.volatile { directory.tmp() } else { directory.path().to_owned() }
     }
 
     /// As [`leases`](Store::leases), for a store that has some.
     pub(super) fn existing_leases(&self) -> Result<Option<Arc<Leases>>> {
         let Some(directory) = self.inner.directory.as_ref().filter(|_| !self.is_read_only()) else { return Ok(None) };
-        let path = Leases::path(&self.leases_directory(directory));
+        let path = Leases::path(directory.path());
         // Unless it is known that there are none: what is leased must not be taken for garbage.
         match path.try_exists().map_err(|error| Error::io("open", &path, error))? {
             true => self.leases().map(Some),

@@ -24,7 +24,7 @@
 
 mod blocks;
 mod catalogue;
-mod object;
+mod growing;
 mod operator;
 mod remote;
 
@@ -39,7 +39,7 @@ pub use operator::operator;
 
 use crate::backend::object::blocks::Blocks;
 use crate::backend::object::catalogue::{Catalogue, Entry, PartId, Waste};
-use crate::backend::object::object::{Growth, Object};
+use crate::backend::object::growing::{Growth, Object};
 use crate::backend::object::remote::{Published, Remote};
 use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, StorageBackend};
 use crate::error::{Error, Result};
