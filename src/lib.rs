@@ -54,8 +54,8 @@
 //!
 //! # Features
 //!
-//! `net` (default) brings the network, on libp2p; `http` (default) its window; `cli` (default) builds the `caskad` command, and needs it. A library user who wants a store on
-//! one machine turns both off with `default-features = false`.
+//! `net` (default) brings the network, on libp2p; `http` (default) its window; `remote` (default) packs in S3 and Redis, on OpenDAL; `cli` (default) builds the `caskad` command,
+//! and needs them all. A library user who wants a store on one machine turns them off with `default-features = false`.
 
 pub mod backend;
 pub mod cache;

@@ -161,6 +161,7 @@ impl Place {
         })
     }
 
+    #[cfg(feature = "remote")]
     fn write(&self, directory: &StoreDirectory) -> Result<()> {
         let text = serde_json::json!({ "url": self.url, "begun": self.begun });
         directory.write_file(FILE, format!("{text}\n").as_bytes())
