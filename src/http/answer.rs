@@ -70,6 +70,7 @@ impl From<Error> for Refusal {
 fn of_io(error: &io::Error) -> StatusCode {
     match error.get_ref().is_some_and(|cause| cause.is::<ClientFault>()) {
         true if error.kind() == io::ErrorKind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        true if error.kind() == io::ErrorKind::FileTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         true => StatusCode::BAD_REQUEST,
         false => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -1,6 +1,6 @@
 //! `/api/v1`: health, peers, totals, keys, versions and what is in them: what the commands of those names print with `--json`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::http::answer::{Refusal, etag};
+use crate::http::ask::{Path, Query};
 use crate::http::server::App;
 use crate::key::{Key, VersionRef};
 use crate::monitor::Monitor;
@@ -50,7 +51,7 @@ async fn answer<T: Serialize + Send + 'static>(
     Ok(([(CACHE_CONTROL, "no-store")], Json(report)).into_response())
 }
 
-async fn keys(app: State<App>, query: Query<Listed>) -> Result<Response, Refusal> {
+async fn keys(app: State<App>, Query(query): Query<Listed>) -> Result<Response, Refusal> {
     answer(app, move |app| app.node().store().keys(&query.prefix)).await
 }
 
@@ -64,7 +65,7 @@ async fn show(app: State<App>, Path(name): Path<String>) -> Result<Response, Ref
     answer(app, move |app| app.node().store().show(&wanted)).await
 }
 
-async fn diff(app: State<App>, query: Query<Compared>) -> Result<Response, Refusal> {
+async fn diff(app: State<App>, Query(query): Query<Compared>) -> Result<Response, Refusal> {
     let (from, to): (VersionRef, VersionRef) = (query.from.parse()?, query.to.parse()?);
     answer(app, move |app| app.node().store().diff(&from, &to)).await
 }

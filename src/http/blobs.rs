@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH,
     IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::http::answer::{Refusal, etag, header_value};
+use crate::http::ask::{Path, Query};
 use crate::http::body::{self, BodyReader};
 use crate::http::range::{self, Wanted};
 use crate::http::server::App;
@@ -163,10 +164,18 @@ async fn write(
         ..PutOptions::default()
     };
     let file = stored.name.unwrap_or_else(|| name.key.last_segment().to_owned());
-    let stall = app.stall();
+    let (stall, most) = (app.stall(), app.upload_bytes());
+    let announced = header(request.headers(), &CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if announced.is_some_and(|length: u64| length > most) {
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "limit",
+            format!("an upload has at most {most} bytes here"),
+        ));
+    }
     let report = app
         .ask(move |app| {
-            let payload = Payload::reader(file, BodyReader::new(request.into_body(), stall));
+            let payload = Payload::reader(file, BodyReader::new(request.into_body(), stall, most));
             app.node().put(&name, payload, &options, &Monitor::none())
         })
         .await?;

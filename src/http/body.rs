@@ -69,12 +69,14 @@ pub(super) struct BodyReader {
     body: BodyDataStream,
     left: Bytes,
     stall: Duration,
+    /// Bytes that may still come.
+    room: u64,
 }
 
 impl BodyReader {
-    /// To be called in the runtime that the body comes from.
-    pub(super) fn new(body: Body, stall: Duration) -> BodyReader {
-        BodyReader { runtime: Handle::current(), body: body.into_data_stream(), left: Bytes::new(), stall }
+    /// Gives up to `most` bytes of the body, and an error where there are more. To be called in the runtime that the body comes from.
+    pub(super) fn new(body: Body, stall: Duration, most: u64) -> BodyReader {
+        BodyReader { runtime: Handle::current(), body: body.into_data_stream(), left: Bytes::new(), stall, room: most }
     }
 }
 
@@ -83,7 +85,13 @@ impl Read for BodyReader {
         while self.left.is_empty() {
             let next = self.runtime.block_on(async { tokio::time::timeout(self.stall, self.body.next()).await });
             match next {
-                Ok(Some(Ok(bytes))) => self.left = bytes,
+                Ok(Some(Ok(bytes))) => {
+                    self.room = self.room.checked_sub(bytes.len() as u64).ok_or_else(|| {
+                        let why = "the upload is longer than this node takes".to_owned();
+                        io::Error::new(io::ErrorKind::FileTooLarge, ClientFault(why))
+                    })?;
+                    self.left = bytes;
+                }
                 Ok(None) => return Ok(0),
                 Ok(Some(Err(error))) => {
                     return Err(io::Error::new(io::ErrorKind::ConnectionAborted, ClientFault(error.to_string())));
@@ -108,7 +116,7 @@ mod tests {
     fn any_thread_may_read_and_write() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (body, mut writer) = runtime.block_on(async { pipe(Duration::from_secs(60)) });
-        let mut reader = runtime.block_on(async { BodyReader::new(body, Duration::from_secs(60)) });
+        let mut reader = runtime.block_on(async { BodyReader::new(body, Duration::from_secs(60), 100) });
         std::thread::spawn(move || writer.write_all(b"some bytes").unwrap());
         let read = std::thread::spawn(move || {
             let mut bytes = Vec::new();

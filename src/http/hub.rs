@@ -5,7 +5,8 @@
 //! first 40 digits of a manifest's hash. Paths and fields are those that the `huggingface_hub` client asks for
 //! (<https://huggingface.co/docs/hub/api>).
 
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
+use axum::http::header::ALLOW;
 use axum::http::{HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::http::answer::{Refusal, header_value};
+use crate::http::ask::Query;
 use crate::http::blobs;
 use crate::http::server::App;
 use crate::key::{Key, Label, VersionRef, VersionSpec};
@@ -69,7 +71,8 @@ pub(super) async fn resolve(State(app): State<App>, request: Request) -> Result<
     let (repository, rest) = split_at_word(&raw, "resolve").ok_or_else(nothing)?;
     let (revision, path) = rest.split_once('/').ok_or_else(nothing)?;
     if ![Method::GET, Method::HEAD].contains(request.method()) {
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "usage", "this path can only be read"));
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "usage", "this path can only be read");
+        return Ok(([(ALLOW, "GET, HEAD")], refusal).into_response());
     }
     let path = decoded(path)?;
     let version = find(&app, repository, revision).await?;

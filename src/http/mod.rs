@@ -14,6 +14,7 @@
 
 mod answer;
 mod api;
+mod ask;
 mod blobs;
 mod body;
 mod guard;

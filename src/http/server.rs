@@ -48,12 +48,13 @@ pub struct HttpOptions {
     address: SocketAddr,
     token: Option<Token>,
     stall: Duration,
+    upload_bytes: u64,
 }
 
 impl HttpOptions {
     /// Listens on `address`; port 0 takes a free one.
     pub fn new(address: SocketAddr) -> HttpOptions {
-        HttpOptions { address, token: None, stall: Duration::from_secs(30) }
+        HttpOptions { address, token: None, stall: Duration::from_secs(30), upload_bytes: u64::MAX }
     }
 
     /// Takes requests with this bearer token only. Without one, only an address of this machine is listened on.
@@ -68,6 +69,13 @@ impl HttpOptions {
     #[must_use]
     pub fn stall(mut self, stall: Duration) -> HttpOptions {
         self.stall = stall;
+        self
+    }
+
+    /// Most bytes of an upload (default: no bound but the disk's).
+    #[must_use]
+    pub fn upload_bytes(mut self, bytes: u64) -> HttpOptions {
+        self.upload_bytes = bytes;
         self
     }
 }
@@ -217,6 +225,10 @@ impl App {
 
     pub(super) fn stall(&self) -> Duration {
         self.0.options.stall
+    }
+
+    pub(super) fn upload_bytes(&self) -> u64 {
+        self.0.options.upload_bytes
     }
 
     pub(super) fn node(&self) -> &Node {

@@ -1,7 +1,8 @@
 //! [`Config`]: the settings of a store, from `config.toml` in its directory. They tune; they never change what is stored.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -29,6 +30,8 @@ pub struct Config {
     pub delta_depth: u8,
     /// Where packs are kept (default: in the store's directory): see [`StoreOptions::backend_url`](crate::StoreOptions::backend_url).
     pub backend: Option<String>,
+    /// The window of a node.
+    pub http: HttpConfig,
     /// Settings of a node.
     #[cfg(feature = "net")]
     pub network: NetConfig,
@@ -36,6 +39,19 @@ pub struct Config {
     #[cfg(not(feature = "net"))]
     #[serde(rename = "network")]
     ignored: Option<toml::Table>,
+}
+
+/// Whether and how `caskad node` serves HTTP. Its flags have their say before this.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HttpConfig {
+    /// Where to listen (default: nowhere).
+    pub address: Option<SocketAddr>,
+    /// A file with the bearer token that requests need; a relative path is one in the store's directory.
+    pub token_file: Option<PathBuf>,
+    /// Most bytes of an upload (default: no bound but the disk's).
+    pub upload_bytes: Option<u64>,
 }
 
 impl Default for Config {
@@ -48,6 +64,7 @@ impl Default for Config {
             index_cache_bytes: 64 << 20,
             delta_depth: 4,
             backend: None,
+            http: HttpConfig::default(),
             #[cfg(feature = "net")]
             network: NetConfig::default(),
             #[cfg(not(feature = "net"))]

@@ -47,7 +47,7 @@ mod width;
 
 pub use archive::ImportOptions;
 pub use compact::CompactOptions;
-pub use config::Config;
+pub use config::{Config, HttpConfig};
 pub use get::{GetOptions, Part};
 pub use leases::{Lease, LeasedChunk, Leases};
 pub use maintain::GcOptions;

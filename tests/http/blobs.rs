@@ -142,6 +142,25 @@ fn an_upload_that_no_peer_keeps_is_accepted_all_the_same() {
 }
 
 #[test]
+fn an_upload_is_as_long_as_the_node_allows() {
+    let window = Window::open_with(|options| options.upload_bytes(100_000));
+    assert_eq!(window.ask("PUT", "/blobs/a", &[], &noise(100_000)).status, 201);
+    let refused = window.ask("PUT", "/blobs/a", &[], &noise(100_001));
+    assert_eq!((refused.status, refused.error().as_str()), (413, "limit"));
+    // Nor does one that does not say how long it is get through.
+    let mut request =
+        b"PUT /blobs/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".to_vec();
+    for piece in noise(200_000).chunks(10_000) {
+        request.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        request.extend_from_slice(piece);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(window.raw(&request).status, 413);
+    assert_eq!(window.get("/api/v1/versions/a").json().as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn an_interrupted_upload_leaves_no_version() {
     let window = Window::open();
     let mut stream = window.connect();

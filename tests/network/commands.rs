@@ -1,6 +1,7 @@
 //! Commands that go through a running node: the same answers, and the same end.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -79,6 +80,51 @@ fn a_node_ends_in_good_order_and_only_one_runs_on_a_store() {
     let refused = net.run(0, &["health"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("caskad node"));
+}
+
+#[test]
+fn the_window_is_opened_as_the_settings_say() {
+    let net = Net::start(0, &["--replication-factor", "1"]);
+    net.ok(0, &["put", &net.write("w.bin", b"weights"), "--as", "w"]);
+    let settings = "[http]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\nupload_bytes = 1000\n";
+    std::fs::write(net.store(0).join("config.toml"), settings).unwrap();
+    std::fs::write(net.store(0).join("token"), "a-token-of-some-length\n").unwrap();
+    let node = net.launch(0);
+    let ask = |head: &str, body: &[u8]| {
+        let mut stream = TcpStream::connect(node.http.as_ref().unwrap()).unwrap();
+        let head =
+            format!("{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"Authorization: Bearer a-token-of-some-length\r\n\r\n").unwrap();
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(ask("PUT /blobs/a", &[7; 1000]), "201");
+    assert_eq!(ask("PUT /blobs/a", &[7; 1001]), "413");
+    drop(node);
+    // A token that cannot be one is refused before anything is served, and its file is named.
+    let endless = net.run(0, &["node", "--no-mdns", "--http", "127.0.0.1:0", "--http-token-file", "/dev/zero"]);
+    assert_eq!(endless.status.code(), Some(2));
+    let missing = net.run(0, &["node", "--no-mdns", "--http", "127.0.0.1:0", "--http-token-file", "nowhere"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("nowhere"), "{missing:?}");
+}
+
+#[test]
+fn a_node_may_keep_its_chunks_in_memory() {
+    let mut net = Net::start(0, &[]);
+    let node = net.launch_with(0, &["--backend", "memory:", "--replication-factor", "1"]);
+    net.nodes.push(node);
+    let bytes = random(3 << 20, 5);
+    let file = net.write("w.bin", &bytes);
+    net.ok(0, &["put", &file, "--as", "a"]);
+    net.ok(0, &["get", "a", "-o", "out.bin"]);
+    assert!(net.read("out.bin") == bytes);
+    net.kill(0);
+    let again = net.launch_with(0, &["--backend", "memory:"]);
+    assert_eq!(net.json(0, &["ls"]), serde_json::json!([]));
+    drop(again);
 }
 
 #[test]

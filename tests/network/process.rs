@@ -18,6 +18,8 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) address: String,
     pub(crate) scope: String,
+    /// Where its window is, if it has one.
+    pub(crate) http: Option<String>,
 }
 
 impl Drop for Process {
@@ -68,7 +70,8 @@ impl Net {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        Process { child, address: text(&ready["listen"][0]), scope: text(&ready["scope"]) }
+        let http = ready["http"].as_str().map(|url| url.trim_start_matches("http://").to_owned());
+        Process { child, address: text(&ready["listen"][0]), scope: text(&ready["scope"]), http }
     }
 
     pub(crate) fn store(&self, index: usize) -> PathBuf {

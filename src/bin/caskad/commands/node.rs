@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -83,8 +83,11 @@ pub(crate) struct Node {
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
     /// A file with the bearer token that HTTP requests need [default: $CASKAD_HTTP_TOKEN, if it is set]
-    #[arg(long, value_name = "FILE", requires = "http")]
+    #[arg(long, value_name = "FILE")]
     http_token_file: Option<PathBuf>,
+    /// Most bytes of an upload over HTTP [default: no bound but the disk's]
+    #[arg(long, value_name = "BYTES")]
+    http_upload_bytes: Option<u64>,
     /// Most bytes a second sent to peers [default: no bound]
     #[arg(long, value_name = "BYTES")]
     upload: Option<u64>,
@@ -135,10 +138,12 @@ impl Node {
 
     /// Opens the node's window, if it is to have one.
     fn http(&self, node: &RunningNode, context: &Context) -> Result<Option<HttpServer>> {
-        let Some(address) = self.http else { return Ok(None) };
-        let token = match &self.http_token_file {
-            Some(file) => {
-                let path = context.path(file);
+        let settings = &node.store().config().http;
+        let Some(address) = self.http.or(settings.address) else { return Ok(None) };
+        let directory = node.store().path().unwrap_or(Path::new(""));
+        let given = self.http_token_file.as_ref().map(|file| context.path(file));
+        let token = match given.or_else(|| settings.token_file.as_ref().map(|file| directory.join(file))) {
+            Some(path) => {
                 let mut text = String::new();
                 let read = File::open(&path).and_then(|file| file.take(TOKEN_FILE_BYTES).read_to_string(&mut text));
                 read.map_err(|source| caskad::Error::Io { action: "read the token in", path, source })?;
@@ -147,7 +152,9 @@ impl Node {
             None => std::env::var("CASKAD_HTTP_TOKEN").ok().filter(|token| !token.is_empty()),
         };
         let token = token.map(|token| Token::new(token.trim())).transpose()?;
-        Ok(Some(HttpServer::start(node.clone(), HttpOptions::new(address).token(token))?))
+        let upload_bytes = self.http_upload_bytes.or(settings.upload_bytes).unwrap_or(u64::MAX);
+        let options = HttpOptions::new(address).token(token).upload_bytes(upload_bytes);
+        Ok(Some(HttpServer::start(node.clone(), options)?))
     }
 
     /// What the flags make of the settings in `config.toml`.
