@@ -15,9 +15,6 @@ pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 /// Blocks that are held.
 const BLOCKS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// Most blocks that are fetched at a time.
-pub(super) const MOST_AHEAD: u64 = 8;
-
 /// A block: its part's path, and its number in there.
 type BlockId = (Arc<str>, u64);
 
@@ -41,44 +38,43 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// Block `number` of the part at `path`, which has `len` bytes. One that is not held is fetched, and with it as many of those
-    /// behind it as make `ahead`; `fetch` reads a range of the part.
+    /// Block `number` of the part at `path`. One that is not held is fetched, with those up to `end` that are not either; `fetch` reads
+    /// a range of the part.
     pub(super) fn get(
-        &self,
+        self: &Arc<Self>,
         path: &Arc<str>,
         number: u64,
-        len: u64,
-        ahead: impl FnOnce() -> u64,
+        end: u64,
         fetch: impl FnOnce(Range<u64>) -> io::Result<Bytes>,
     ) -> io::Result<Bytes> {
-        let id = |number| (Arc::clone(path), number);
+        let id = (Arc::clone(path), number);
         let mut state = self.lock();
-        while state.on_their_way.contains(&id(number)) {
+        while state.on_their_way.contains(&id) {
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Some(held) = state.held.get(&id(number)) {
+        if let Some(held) = state.held.get(&id) {
             return Ok(held.clone());
         }
-        let most = (number + ahead().max(1)).min(len.div_ceil(BLOCK_BYTES).max(number + 1));
-        let end = (number + 1..most).find(|&next| state.has(&id(next))).unwrap_or(most);
-        let claim = Claim { blocks: self, ids: (number..end).map(id).collect() };
-        state.on_their_way.extend(claim.ids.iter().cloned());
+        let claim = self.claim(&mut state, path, number..end.max(number + 1));
         drop(state);
-        let start = number * BLOCK_BYTES;
-        let fetched = fetch(start..len.min(end * BLOCK_BYTES))?;
-        let mut wanted = Bytes::new();
-        let mut state = self.lock();
-        for (nth, id) in claim.ids.iter().enumerate() {
-            let from = (nth * BLOCK_BYTES as usize).min(fetched.len());
-            let to = (from + BLOCK_BYTES as usize).min(fetched.len());
-            // Copied: a piece of what was fetched would keep all of it.
-            let block = Bytes::copy_from_slice(&fetched[from..to]);
-            if nth == 0 {
-                wanted = block.clone();
-            }
-            state.held.put(id.clone(), block);
-        }
+        let fetched = fetch(claim.range())?;
+        let wanted = fetched.slice(..fetched.len().min(BLOCK_BYTES as usize));
+        claim.fill(&fetched);
         Ok(wanted)
+    }
+
+    /// Blocks of the part at `path` that somebody means to fetch: of `numbers`, the first ones that nobody has or fetches.
+    pub(super) fn begin(self: &Arc<Self>, path: &Arc<str>, numbers: Range<u64>) -> Option<Claim> {
+        let mut state = self.lock();
+        let from = numbers.clone().find(|&number| !state.has(&(Arc::clone(path), number)))?;
+        Some(self.claim(&mut state, path, from..numbers.end))
+    }
+
+    fn claim(self: &Arc<Self>, state: &mut State, path: &Arc<str>, numbers: Range<u64>) -> Claim {
+        let ids: Vec<BlockId> =
+            numbers.map(|number| (Arc::clone(path), number)).take_while(|id| !state.has(id)).collect();
+        state.on_their_way.extend(ids.iter().cloned());
+        Claim { blocks: Arc::clone(self), ids }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -92,13 +88,30 @@ impl State {
     }
 }
 
-/// Blocks that one thread fetches. Whatever comes of that, those who wait are told.
-struct Claim<'b> {
-    blocks: &'b Blocks,
+/// Blocks that somebody fetches. Whatever comes of that, those who wait are told.
+pub(super) struct Claim {
+    blocks: Arc<Blocks>,
     ids: Vec<BlockId>,
 }
 
-impl Drop for Claim<'_> {
+impl Claim {
+    /// Where in the part they are; behind its end there may be less.
+    pub(super) fn range(&self) -> Range<u64> {
+        let (first, last) = (self.ids.first().map_or(0, |id| id.1), self.ids.last().map_or(0, |id| id.1 + 1));
+        first * BLOCK_BYTES..last * BLOCK_BYTES
+    }
+
+    /// Keeps what they came to.
+    pub(super) fn fill(self, fetched: &[u8]) {
+        let mut state = self.blocks.lock();
+        for (id, block) in self.ids.iter().zip(fetched.chunks(BLOCK_BYTES as usize)) {
+            // Copied: a piece of what was fetched would keep all of it.
+            state.held.put(id.clone(), Bytes::copy_from_slice(block));
+        }
+    }
+}
+
+impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.blocks.lock();
         self.ids.iter().for_each(|id| {

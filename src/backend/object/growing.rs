@@ -1,12 +1,14 @@
 //! [`Object`]: one object as everybody in this process sees it, and [`Growth`], the one who appends to it.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
 use crate::backend::object::Shared;
-use crate::backend::object::blocks::{BLOCK_BYTES, MOST_AHEAD};
+use crate::backend::object::ahead::{AHEAD_BYTES, Streams};
+use crate::backend::object::blocks::BLOCK_BYTES;
 use crate::backend::object::catalogue::{Entry, PartId, Run, Waste, each_part, part_path, runs};
 use crate::backend::object::remote::UPLOADS;
 use crate::backend::{ObjectReader, ObjectWriter};
@@ -32,8 +34,7 @@ struct State {
     failed: Option<(io::ErrorKind, String)>,
     /// What is to be deleted once nobody holds the object.
     doomed: Option<Waste>,
-    /// Where the next block starts if reads go on as the last one did, and how many were fetched then.
-    next_block: (u64, u64),
+    streams: Streams,
 }
 
 #[derive(Debug, Clone)]
@@ -192,14 +193,8 @@ impl Object {
             let bytes = bytes.get(within as usize..part.len as usize).unwrap_or_default();
             return Ok(copy(bytes, buffer));
         }
-        let path = part_path(&self.name, part.offset, part.id);
-        let read = match wanted >= 2 * BLOCK_BYTES {
-            // A walk through the pack, which comes by only once.
-            true => self.shared.remote.read(path, within..within + wanted).map(|bytes| copy(&bytes, buffer)),
-            false => self
-                .read_block(&part, path.into(), within)
-                .map(|(bytes, from)| copy(bytes.get(from..).unwrap_or_default(), buffer)),
-        };
+        let read = self.read_block(&part, within, wanted);
+        let read = read.map(|(block, from)| copy(block.get(from..).unwrap_or_default(), buffer));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let place = self.shared.describe(&self.name);
@@ -215,21 +210,45 @@ impl Object {
         }
     }
 
-    /// The block of `part` that has its byte `within`, and where in the block that is.
-    fn read_block(&self, part: &Part, path: Arc<str>, within: u64) -> io::Result<(Bytes, usize)> {
+    /// The block of `part` that has its byte `within`, and where in the block that is; of the `wanted` bytes there, as many blocks as
+    /// have them are fetched with it.
+    fn read_block(&self, part: &Part, within: u64, wanted: u64) -> io::Result<(Bytes, usize)> {
+        let path: Arc<str> = part_path(&self.name, part.offset, part.id).into();
         let number = within / BLOCK_BYTES;
-        let start = part.offset + number * BLOCK_BYTES;
-        let ahead = || {
-            let mut state = self.lock();
-            let (expected, fetched) = state.next_block;
-            let count = if start == expected { (2 * fetched).clamp(1, MOST_AHEAD) } else { 1 };
-            let end = (number + count) * BLOCK_BYTES;
-            state.next_block = (part.offset + end.min(part.len.into()), count);
-            count
-        };
-        let fetch = |range| self.shared.remote.read(path.to_string(), range);
-        let block = self.shared.blocks.get(&path, number, part.len.into(), ahead, fetch)?;
+        self.read_ahead(part.offset + number * BLOCK_BYTES);
+        let end = (within + wanted).div_ceil(BLOCK_BYTES);
+        let fetch =
+            |range: Range<u64>| self.shared.remote.read(path.to_string(), range.start..range.end.min(part.len.into()));
+        let block = self.shared.blocks.get(&path, number, end, fetch)?;
         Ok((block, (within % BLOCK_BYTES) as usize))
+    }
+
+    /// Begins to fetch what is likely to be asked for after the block at `start`.
+    fn read_ahead(&self, start: u64) {
+        let mut state = self.lock();
+        let State { parts, streams, .. } = &mut *state;
+        let part_at = |offset: u64| {
+            let at = parts.partition_point(|part| part.offset <= offset).checked_sub(1)?;
+            parts.get(at).filter(|part| offset < part.offset + u64::from(part.len))
+        };
+        let part_end = |offset: u64| part_at(offset).map_or(offset, |part| part.offset + u64::from(part.len));
+        let reach = |from: u64| part_end(from).min(from + AHEAD_BYTES);
+        let Some(from) = streams.note(start, part_end(start).min(start + BLOCK_BYTES), reach) else { return };
+        let Some(part) = part_at(from).filter(|part| part.bytes.is_none()).cloned() else { return };
+        drop(state);
+        let path: Arc<str> = part_path(&self.name, part.offset, part.id).into();
+        let (first, len) = (from - part.offset, u64::from(part.len));
+        let numbers = first / BLOCK_BYTES..len.min(first + AHEAD_BYTES).div_ceil(BLOCK_BYTES);
+        if let Some(claim) = self.shared.blocks.begin(&path, numbers) {
+            let range = claim.range();
+            // What cannot be had is asked for again, and complained of, by those who need it.
+            let done = move |read: io::Result<Bytes>| {
+                if let Ok(bytes) = read {
+                    claim.fill(&bytes);
+                }
+            };
+            self.shared.remote.read_later(path.to_string(), range.start..range.end.min(len), done);
+        }
     }
 }
 

@@ -19,9 +19,10 @@
 //! Every request is bounded in time. Those that can be repeated are, up to four times with growing pauses. A catalogue is sent again
 //! after a timeout only where the condition makes that safe: a late one must not undo a later one.
 //!
-//! Reads go through a cache of 1 MiB blocks, 64 MiB in all, that reads ahead where blocks follow each other. A part that is gone reads
+//! Reads go through a cache of 1 MiB blocks, 64 MiB in all. Where they follow each other, the next 8 MiB are on their way meanwhile. A part that is gone reads
 //! as the object's end: the records that it held are reported as damaged, and those behind it are still found.
 
+mod ahead;
 mod blocks;
 mod catalogue;
 mod growing;
@@ -81,7 +82,7 @@ pub struct ObjectBackend {
 #[derive(Debug)]
 struct Shared {
     remote: Remote,
-    blocks: Blocks,
+    blocks: Arc<Blocks>,
     options: ObjectOptions,
     /// As it was last published.
     catalogue: Mutex<Arc<Catalogue>>,
@@ -143,7 +144,7 @@ impl ObjectBackend {
         let catalogue = found.unwrap_or_else(|| Catalogue::begin(&options.owner));
         let shared = Shared {
             remote,
-            blocks: Blocks::default(),
+            blocks: Arc::default(),
             options,
             catalogue: Mutex::new(Arc::new(catalogue)),
             published: Mutex::new(Published::read(read)),

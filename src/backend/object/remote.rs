@@ -285,12 +285,26 @@ impl Remote {
 
     /// Bytes `range` of a part. Fails with `NotFound` if it is gone.
     pub(super) fn read(&self, path: String, range: Range<u64>) -> io::Result<Bytes> {
+        self.wait(self.reading(path, range))?
+    }
+
+    /// As [`read`](Remote::read), without waiting for it; `done` is told what came of it.
+    pub(super) fn read_later(
+        &self,
+        path: String,
+        range: Range<u64>,
+        done: impl FnOnce(io::Result<Bytes>) + Send + 'static,
+    ) {
+        let read = self.reading(path, range);
+        self.spawn(async move { done(read.await) });
+    }
+
+    fn reading(&self, path: String, range: Range<u64>) -> impl Future<Output = io::Result<Bytes>> + Send + 'static {
         let operator = self.operator.clone();
-        let read = self.ask(move || {
+        self.ask(move || {
             let (operator, path, range) = (operator.clone(), path.clone(), range.clone());
             async move { Ok(operator.read_with(&path).range(range).await?.to_bytes()) }
-        });
-        self.wait(read)?
+        })
     }
 
     /// Deletes parts; none of them need be there.
