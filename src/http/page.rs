@@ -1,4 +1,5 @@
-//! The dashboard: three files that are part of the program, so it works without any other host.
+//! The dashboard: files that are part of the program, so it works without any other host. Its script is in modules, one for each view
+//! and each drawing; `dashboard.js` is where they start.
 
 use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -10,11 +11,23 @@ use crate::http::server::App;
 const POLICY: &str =
     "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// Path, media type and text of each file.
-const FILES: [(&str, &str, &str); 3] = [
-    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
-    ("/dashboard.css", "text/css; charset=utf-8", include_str!("page/dashboard.css")),
-    ("/dashboard.js", "text/javascript; charset=utf-8", include_str!("page/dashboard.js")),
+const FILES: [(&str, &str, &str); 11] = [
+    ("/", HTML, include_str!("page/index.html")),
+    ("/page/dashboard.css", CSS, include_str!("page/dashboard.css")),
+    ("/page/dashboard.js", SCRIPT, include_str!("page/dashboard.js")),
+    ("/page/elements.js", SCRIPT, include_str!("page/elements.js")),
+    ("/page/overview.js", SCRIPT, include_str!("page/overview.js")),
+    ("/page/plots.js", SCRIPT, include_str!("page/plots.js")),
+    ("/page/requests.js", SCRIPT, include_str!("page/requests.js")),
+    ("/page/ring.js", SCRIPT, include_str!("page/ring.js")),
+    ("/page/tensors.js", SCRIPT, include_str!("page/tensors.js")),
+    ("/page/treemap.js", SCRIPT, include_str!("page/treemap.js")),
+    ("/page/versions.js", SCRIPT, include_str!("page/versions.js")),
 ];
 
 /// True for what everybody may see, token or not.

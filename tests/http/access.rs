@@ -32,7 +32,7 @@ fn with_a_token_nothing_but_the_page_is_seen_without_it() {
     assert_eq!(window.ask("PUT", "/blobs/b", &[("Authorization", "Bearer nope-nope-nope-nope")], b"x").status, 401);
     let allowed = window.get_with("/blobs/a", "Authorization", "bearer correct-horse-battery");
     assert_eq!((allowed.status, allowed.body.as_slice()), (200, b"secret".as_slice()));
-    for page in ["/", "/dashboard.css", "/dashboard.js"] {
+    for page in ["/", "/page/dashboard.css", "/page/dashboard.js", "/page/treemap.js"] {
         let answer = window.get(page);
         assert_eq!(answer.status, 200, "{page}");
         assert!(answer.header("content-security-policy").contains("default-src 'self'"), "{page}");

@@ -8,6 +8,7 @@
 //! Parts are listed in runs, `[LEN, EPOCH, WRITER, COUNT]`: a full pack of 32 equal parts is one of them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -140,10 +141,9 @@ impl Catalogue {
         self.part_bytes = u32::try_from(part_bytes).unwrap_or(u32::MAX);
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        // Names and numbers: there is nothing in it that JSON could refuse.
-        let body = serde_json::to_vec(self).unwrap_or_default();
-        [format!("{FORMAT}{}\n", Hash::of(&body)).as_bytes(), &body].concat()
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
+        let body = serde_json::to_vec(self)?;
+        Ok([format!("{FORMAT}{}\n", Hash::of(&body)).as_bytes(), &body].concat())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Catalogue, String> {
@@ -202,7 +202,7 @@ mod tests {
             r#""waste":[{"object":"p-0","offset":9,"parts":[[8388608,7,2,2],[5,7,2,1]]}]}"#
         );
         let bytes = format!("caskad-catalogue 1 {}\n{body}", Hash::of(body.as_bytes())).into_bytes();
-        assert_eq!(catalogue().encode(), bytes);
+        assert_eq!(catalogue().encode().unwrap(), bytes);
         assert_eq!(Catalogue::decode(&bytes), Ok(catalogue()));
     }
 
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_altered_catalogue_is_found_out() {
-        let bytes = catalogue().encode();
+        let bytes = catalogue().encode().unwrap();
         for bit in 0..8 * bytes.len() {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -198,7 +198,7 @@ impl Shared {
         next.waste.retain(|waste| !swept.contains(waste));
         change(&mut next);
         next.revision += 1;
-        self.remote.replace_catalogue(&mut published, next.encode())?;
+        self.remote.replace_catalogue(&mut published, next.encode()?)?;
         lock(&self.swept).retain(|waste| !swept.contains(waste));
         let waste = match std::mem::replace(&mut published.claimed, true) {
             true => Vec::new(),

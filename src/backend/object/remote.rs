@@ -34,7 +34,7 @@ const AT_ONCE: usize = 16;
 const PART_BYTES: usize = 8 << 20;
 const SHORT_PART_BYTES: usize = 1 << 20;
 
-/// Parts that may be on their way at a time: so far behind the end of an object can one lie that a crash left.
+/// Parts of an object that may be on their way at a time. After a crash none lies further behind its end, but for as many that are missing.
 pub(super) const UPLOADS: usize = 4;
 
 /// An object store, and the runtime that its client needs.
