@@ -1,5 +1,6 @@
 //! The records that this node keeps for the network. It is where a record is validated: what is forged, replayed, expired, too large or
-//! under another's key is refused with an error, and the Kademlia tells the writer so. Its quorum is then an honest one.
+//! under another's key is refused with an error: the writer gets no answer, and does not count this peer. Its quorum is then an honest
+//! one. (libp2p-kad 0.49 ends the writer's stream only when its ten seconds are up.)
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -167,7 +167,7 @@ fn a_store_of_a_newer_format_is_left_alone() {
     bench.write("store/format", b"caskad 99\n");
     for args in [&["ls"][..], &["put", "payload.bin", "--as", "m"], &["gc"]] {
         let error = bench.fails(2, "newer_format", args);
-        assert_eq!((&error["found"], &error["supported"]), (&99.into(), &2.into()));
+        assert_eq!((&error["found"], &error["supported"]), (&99.into(), &3.into()));
         assert!(error["message"].as_str().unwrap().contains("newer caskad"), "{error}");
     }
     bench.write("store/format", b"caskad 1\n");

@@ -73,7 +73,14 @@ fn every_path_is_described_and_every_described_path_is_there() {
     let window = Window::open();
     window.put("a", "x", b"bytes");
     let description = window.get("/openapi.json").json();
-    let known = [("{name}", "a"), ("{key}", "a"), ("{repository}", "a"), ("{revision}", "main"), ("{path}", "x"), ("{file}", "dashboard.js")];
+    let known = [
+        ("{name}", "a"),
+        ("{key}", "a"),
+        ("{repository}", "a"),
+        ("{revision}", "main"),
+        ("{path}", "x"),
+        ("{file}", "dashboard.js"),
+    ];
     for (path, operations) in description["paths"].as_object().unwrap() {
         let at = known.iter().fold(path.clone(), |path, (name, value)| path.replace(name, value));
         let query = if path.ends_with("diff") { "?from=a&to=a" } else { "" };

@@ -10,4 +10,5 @@ mod many;
 mod nodes;
 mod put_get;
 mod raw;
+mod records;
 mod versions;

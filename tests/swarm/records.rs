@@ -1,0 +1,172 @@
+//! Records that somebody else brings: what is replayed, forged, foreign, expired, too large or garbage is refused by every node that it is
+//! brought to, is counted there, and changes nothing that anybody reads.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use caskad::net::record::{Body, Record};
+use caskad::net::transport;
+use caskad::{Hash, Identity, Monitor, PutOptions, limits};
+use futures::StreamExt as _;
+use libp2p::identity::Keypair;
+use libp2p::kad::{self, QueryId, QueryResult, Quorum, store::MemoryStore};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm as Libp2pSwarm, identify};
+use tokio::runtime::Runtime;
+
+use crate::nodes::{Swarm, eventually, payload, quick, random};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    kad: kad::Behaviour<MemoryStore>,
+    identify: identify::Behaviour,
+}
+
+/// A peer that reads and writes records, and does nothing else.
+struct Scribe {
+    runtime: Runtime,
+    swarm: Libp2pSwarm<Behaviour>,
+    peers: Vec<PeerId>,
+}
+
+impl Scribe {
+    /// Connects to the nodes at `addresses`.
+    fn join(addresses: &[Multiaddr]) -> Scribe {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let key = Keypair::generate_ed25519();
+        let own = PeerId::from(key.public());
+        let mut config = kad::Config::new(StreamProtocol::new("/caskad/kad/1/caskad"));
+        // libp2p-kad 0.49 means to end the stream of a record that is refused, and does so only when its time is up.
+        config.set_substreams_timeout(Duration::from_secs(1));
+        let mut kad = kad::Behaviour::with_config(own, MemoryStore::new(own), config);
+        kad.set_mode(Some(kad::Mode::Client));
+        let identify = identify::Behaviour::new(identify::Config::new("/caskad/id/1/caskad".to_owned(), key.public()));
+        let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(PATIENCE);
+        let _inside = runtime.enter();
+        let mut swarm = Libp2pSwarm::new(transport::memory(&key).unwrap(), Behaviour { kad, identify }, own, config);
+        addresses.iter().for_each(|address| swarm.dial(address.clone()).unwrap());
+        let mut peers = Vec::new();
+        runtime.block_on(async {
+            while peers.len() < addresses.len() {
+                let event = tokio::time::timeout(PATIENCE, swarm.select_next_some()).await.unwrap();
+                if let SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                    peer_id,
+                    info,
+                    ..
+                })) = event
+                {
+                    info.listen_addrs.into_iter().for_each(|address| {
+                        swarm.behaviour_mut().kad.add_address(&peer_id, address);
+                    });
+                    peers.push(peer_id);
+                }
+            }
+        });
+        drop(_inside);
+        Scribe { runtime, swarm, peers }
+    }
+
+    /// The result that ends `query`; for a lookup the first record that is found.
+    fn result(&mut self, query: QueryId) -> QueryResult {
+        let Scribe { runtime, swarm, .. } = self;
+        runtime.block_on(async {
+            loop {
+                let event = tokio::time::timeout(PATIENCE, swarm.select_next_some()).await.unwrap();
+                if let SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                    id,
+                    result,
+                    ..
+                })) = event
+                    && id == query
+                {
+                    return result;
+                }
+            }
+        })
+    }
+
+    fn read(&mut self, key: &Hash) -> Vec<u8> {
+        let query = self.swarm.behaviour_mut().kad.get_record(kad::RecordKey::new(key.as_bytes()));
+        match self.result(query) {
+            QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))) => found.record.value,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Brings a record to every node. How many take it.
+    fn write(&mut self, key: &Hash, value: &[u8]) -> usize {
+        let record = kad::Record::new(kad::RecordKey::new(key.as_bytes()), value.to_vec());
+        let peers = self.peers.clone();
+        let query = self.swarm.behaviour_mut().kad.put_record_to(record, peers.into_iter(), Quorum::All);
+        match self.result(query) {
+            QueryResult::PutRecord(Ok(_)) => self.peers.len(),
+            QueryResult::PutRecord(Err(kad::PutRecordError::QuorumFailed { success, .. })) => success.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn nobody_changes_a_record_of_anothers() {
+    let swarm = Swarm::start(4, quick());
+    let (publisher, none) = (&swarm.nodes[0], Monitor::none());
+    let put = |seed| {
+        let bytes = payload(random(100_000, seed));
+        publisher.put(&"m".parse().unwrap(), bytes, &PutOptions::default(), &none).unwrap();
+    };
+    let addresses: Vec<Multiaddr> = (0..4).map(|index| swarm.address(index)).collect();
+    let mut scribe = Scribe::join(&addresses);
+    let key = Record::key(&publisher.scope(), "m");
+    put(1);
+    let old = scribe.read(&key);
+    put(2);
+    eventually("the new record is out", || scribe_read(&addresses, &key) != old);
+    let new = scribe_read(&addresses, &key);
+
+    let stranger = Identity::generate().unwrap();
+    let body = Body { hash: Hash::of(b"manifest"), len: 8, pieces: None };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let own = |name: &str, expires_unix_ms| {
+        let name = name.to_owned();
+        let record = Record {
+            publisher: stranger.scope(),
+            name,
+            seq: u64::MAX,
+            version: 9,
+            manifest: body,
+            catalogue: body,
+            expires_unix_ms,
+        };
+        record.sign(&stranger).bytes().to_vec()
+    };
+    let mut forged = new.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let own_key = Record::key(&stranger.scope(), "m");
+    let refused: [(&str, &Hash, Vec<u8>); 7] = [
+        ("replayed", &key, old),
+        ("forged", &key, forged),
+        ("another's, in the place of this one", &key, own("m", now + 600_000)),
+        ("this one, in another's place", &own_key, new),
+        ("expired", &own_key, own("m", now - 1)),
+        ("too large", &own_key, vec![7; limits::RECORD_BYTES + 1]),
+        ("garbage", &own_key, b"garbage".to_vec()),
+    ];
+    let counted = || swarm.nodes.iter().map(|node| node.health().unwrap().refused_records).collect::<Vec<u64>>();
+    for (what, key, value) in &refused {
+        let before = counted();
+        assert_eq!(scribe.write(key, value), 0, "{what}");
+        eventually("each node has counted it", || counted().iter().zip(&before).all(|(now, before)| now > before));
+    }
+    // What is refused was what was wrong with them: a record of one's own is taken.
+    assert_eq!(scribe.write(&own_key, &own("m", now + 600_000)), 4);
+    let scoped = format!("@{}/m", publisher.scope()).parse().unwrap();
+    for node in &swarm.nodes[1..] {
+        assert_eq!(node.log(&scoped, &none).unwrap().last().unwrap().version, 2);
+    }
+}
+
+/// What a peer that has just come reads.
+fn scribe_read(addresses: &[Multiaddr], key: &Hash) -> Vec<u8> {
+    Scribe::join(addresses).read(key)
+}
