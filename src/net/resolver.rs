@@ -85,7 +85,7 @@ impl Resolver {
         let key = group.key(&self.network_id);
         let regions = self.regions();
         let Some(near) = regions.near(&Position::of(key.as_bytes()), self.now()) else { return true };
-        let others = near.iter().filter(|peer| peer.id != self.own.id);
+        let others = near.into_iter().filter(|peer| peer.id != self.own.id);
         ranked(&key, others.chain(std::iter::once(&self.own))).iter().any(|peer| peer.id == self.own.id)
     }
 
@@ -119,7 +119,7 @@ impl Resolver {
         let rank = |group: &Group| {
             let key = group.key(&self.network_id);
             let near = regions.near(&Position::of(key.as_bytes()), self.now()).unwrap_or_default();
-            let others = near.iter().filter(|peer| peer.id != self.own.id);
+            let others = near.into_iter().filter(|peer| peer.id != self.own.id);
             let holders = ranked(&key, others.chain(std::iter::once(&self.own)));
             (*group, holders.into_iter().map(|holder| holder.peer.clone()).collect())
         };

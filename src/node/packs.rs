@@ -47,7 +47,7 @@ pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, take_over: boo
     let place = Place::read(directory)?;
     let index = IndexPlace::File(index_path(directory.path()));
     let Some(url) = url.map(str::to_owned).or_else(|| place.as_ref().map(|place| place.url.clone())) else {
-        if directory.has_packs_elsewhere()? {
+        if says_elsewhere(directory)? {
             return Err(Error::Damaged {
                 what: "store",
                 place: directory.path().join(FILE).display().to_string(),
@@ -57,7 +57,7 @@ pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, take_over: boo
         return Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index });
     };
     let here = url == "files:" || url == "memory:";
-    if here && (directory.has_packs_elsewhere()? || place.as_ref().is_some_and(|place| place.begun)) {
+    if here && (says_elsewhere(directory)? || place.as_ref().is_some_and(|place| place.begun)) {
         return Err(elsewhere(directory, place.as_ref().map_or("another place", |place| &place.url)));
     }
     if url != "files:" && has_files(directory)? {
@@ -92,6 +92,11 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("delete", path, error)),
         _ => Ok(()),
     }
+}
+
+/// True if the format says that packs are elsewhere. Where they are not, it is what is damaged.
+fn says_elsewhere(directory: &StoreDirectory) -> Result<bool> {
+    Ok(directory.has_packs_elsewhere()? && !has_files(directory)?)
 }
 
 /// True if packs are in the directory.

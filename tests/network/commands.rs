@@ -107,6 +107,9 @@ fn the_window_is_opened_as_the_settings_say() {
     // A token that cannot be one is refused before anything is served, and its file is named.
     let endless = net.run(0, &["node", "--no-mdns", "--http", "127.0.0.1:0", "--http-token-file", "/dev/zero"]);
     assert_eq!(endless.status.code(), Some(2));
+    std::fs::remove_file(net.store(0).join("config.toml")).unwrap();
+    let nowhere = net.run(0, &["node", "--no-mdns", "--http-upload-bytes", "5"]);
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("--http ADDR"), "{nowhere:?}");
     let missing = net.run(0, &["node", "--no-mdns", "--http", "127.0.0.1:0", "--http-token-file", "nowhere"]);
     assert!(String::from_utf8_lossy(&missing.stderr).contains("nowhere"), "{missing:?}");
 }

@@ -109,6 +109,45 @@ fn a_flood_of_puts_ends_at_the_quota() {
 }
 
 #[test]
+fn a_node_keeps_what_belongs_to_it_and_no_more() {
+    let mut config = quick();
+    config.replication_factor = 1;
+    // More than there are candidates for a group.
+    let swarm = Swarm::start(24, config);
+    let mut raw = Raw::connect(&swarm.address(0), "caskad");
+    assert_eq!(raw.ask(&Frame::Begin(1, terms(raw.key))), Frame::Done(1));
+    let (mut kept, mut elsewhere) = (Vec::new(), Vec::new());
+    let (mut seed, mut request) = (0, 10);
+    // A node that does not know who else there is takes everything; it looks around when it puts something itself, and may have to
+    // again when another peer shows up.
+    while elsewhere.is_empty() {
+        assert!(seed < 20, "{} chunks are kept", kept.len());
+        seed += 1;
+        let (name, own) = ("m".parse().unwrap(), payload(random(8 << 20, seed)));
+        swarm.nodes[0].put(&name, own, &PutOptions::default(), &Monitor::none()).unwrap();
+        for _ in 0..60 {
+            request += 1;
+            let plain = random(1000, 1000 + u64::from(request));
+            let chunk = parcel(&plain, plain.clone(), Codec::Raw);
+            let hash = chunk.hash;
+            match raw.ask(&Frame::Put(request, 1, vec![chunk])) {
+                Frame::Taken(_, statuses) if statuses == [PutStatus::Stored] => kept.push(hash),
+                Frame::Taken(_, statuses) => {
+                    assert_eq!(statuses, [PutStatus::Elsewhere]);
+                    elsewhere.push(hash);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(raw.ask(&Frame::Commit(2, 1)), Frame::Done(2));
+    for (hashes, there) in [(kept, true), (elsewhere, false)] {
+        let expected = vec![there; hashes.len()];
+        assert_eq!(raw.ask(&Frame::Have(3, hashes)), Frame::Bits(3, expected));
+    }
+}
+
+#[test]
 fn what_does_not_match_its_hash_is_not_stored_and_counted() {
     let swarm = Swarm::start(1, quick());
     let mut raw = Raw::connect(&swarm.address(0), "caskad");

@@ -139,7 +139,12 @@ impl Node {
     /// Opens the node's window, if it is to have one.
     fn http(&self, node: &RunningNode, context: &Context) -> Result<Option<HttpServer>> {
         let settings = &node.store().config().http;
-        let Some(address) = self.http.or(settings.address) else { return Ok(None) };
+        let Some(address) = self.http.or(settings.address) else {
+            return match self.http_token_file.is_some() || self.http_upload_bytes.is_some() {
+                true => Err(Failure::Usage("nothing is served over HTTP; say where with --http ADDR".to_owned())),
+                false => Ok(None),
+            };
+        };
         let directory = node.store().path().unwrap_or(Path::new(""));
         let given = self.http_token_file.as_ref().map(|file| context.path(file));
         let token = match given.or_else(|| settings.token_file.as_ref().map(|file| directory.join(file))) {
