@@ -1,9 +1,8 @@
 //! Where a store keeps its packs: in its directory, in memory, in an object store, or where the caller says.
 //!
-//! The index of packs in an object store stays in the directory, and the file `backend` there says where they are:
-//! `{"url": URL, "begun": true}`. Order of events: the file is written with `begun: false`; the catalogue is begun at the other end,
-//! in the name of the store's identity; the format is raised, so that nobody takes the store for an empty one; `begun` is set. From then
-//! on a place without a catalogue is a wrong or emptied one, and never a new one.
+//! The index of packs in an object store stays in the directory, and the file `backend` there says where they are: `{"url": URL}`. Order of
+//! events: the catalogue is begun at the other end, in the name of the store's identity; the format is raised, so that nobody takes the
+//! store for an empty one; the file is written. From then on a place without a catalogue is a wrong or emptied one, and never a new one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,52 +29,48 @@ pub(super) struct Packs {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     url: String,
-    /// Packs may be there.
-    begun: bool,
 }
 
 /// The packs that a caller brings along.
 pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBackend>) -> Result<Packs> {
-    match Place::read(directory)?.filter(|place| place.begun) {
+    match Place::read(directory)? {
         Some(place) => Err(elsewhere(directory, &place.url)),
         None => Ok(Packs { backend, index: IndexPlace::File(index_path(directory.path())) }),
     }
 }
 
+/// What is asked of a place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand {
+    /// It becomes this store's if it is another's.
+    pub(super) take_over: bool,
+    /// Packs are there already.
+    pub(super) existing: bool,
+}
+
 /// The packs of the store in `directory`: where `url` says, or else where they have been.
-pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, take_over: bool) -> Result<Packs> {
+pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, demand: Demand) -> Result<Packs> {
     let place = Place::read(directory)?;
     let index = IndexPlace::File(index_path(directory.path()));
-    let Some(url) = url.map(str::to_owned).or_else(|| place.as_ref().map(|place| place.url.clone())) else {
-        if says_elsewhere(directory)? {
-            return Err(Error::Damaged {
-                what: "store",
-                place: directory.path().join(FILE).display().to_string(),
-                why: "the file that says where its packs are is missing; name the place with --backend URL".to_owned(),
-            });
+    let files = || Arc::new(FileBackend::new(directory.packs()));
+    match url.or(place.as_ref().map(|place| place.url.as_str())) {
+        None if says_elsewhere(directory)? => Err(Error::Damaged {
+            what: "store",
+            place: directory.path().join(FILE).display().to_string(),
+            why: "the file that says where its packs are is missing; name the place with --backend URL".to_owned(),
+        }),
+        None => Ok(Packs { backend: files(), index }),
+        Some("files:" | "memory:") if place.is_some() || says_elsewhere(directory)? => {
+            Err(elsewhere(directory, place.as_ref().map_or("another place", |place| &place.url)))
         }
-        return Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index });
-    };
-    let here = url == "files:" || url == "memory:";
-    if here && (says_elsewhere(directory)? || place.as_ref().is_some_and(|place| place.begun)) {
-        return Err(elsewhere(directory, place.as_ref().map_or("another place", |place| &place.url)));
-    }
-    if url != "files:" && has_files(directory)? {
-        return Err(elsewhere(directory, "files:"));
-    }
-    match url.as_str() {
-        "files:" => {
-            if !directory.read_only() {
-                remove(&directory.path().join(FILE))?;
-            }
-            Ok(Packs { backend: Arc::new(FileBackend::new(directory.packs())), index })
-        }
-        "memory:" => {
+        Some("files:") => Ok(Packs { backend: files(), index }),
+        Some(_) if has_files(directory)? => Err(elsewhere(directory, "files:")),
+        Some("memory:") => {
             // What was kept for others has ended with the chunks.
             remove(&Leases::path(directory.path()))?;
             Ok(Packs { backend: Arc::new(MemoryBackend::new()), index: IndexPlace::Memory })
         }
-        url => Ok(Packs { backend: remote(directory, url, place, take_over)?, index }),
+        Some(url) => Ok(Packs { backend: remote(directory, url, place.as_ref(), demand)?, index }),
     }
 }
 
@@ -107,7 +102,7 @@ fn has_files(directory: &StoreDirectory) -> Result<bool> {
 }
 
 #[cfg(not(feature = "remote"))]
-fn remote(_: &StoreDirectory, url: &str, _: Option<Place>, _: bool) -> Result<Arc<dyn StorageBackend>> {
+fn remote(_: &StoreDirectory, url: &str, _: Option<&Place>, _: Demand) -> Result<Arc<dyn StorageBackend>> {
     let why = "this build knows no object stores; build it with the feature `remote`".to_owned();
     Err(Error::Syntax { what: "backend", input: url.to_owned(), why })
 }
@@ -116,8 +111,8 @@ fn remote(_: &StoreDirectory, url: &str, _: Option<Place>, _: bool) -> Result<Ar
 fn remote(
     directory: &StoreDirectory,
     url: &str,
-    known: Option<Place>,
-    take_over: bool,
+    known: Option<&Place>,
+    demand: Demand,
 ) -> Result<Arc<dyn StorageBackend>> {
     use crate::backend::{ObjectBackend, ObjectOptions, object};
     use crate::identity::Identity;
@@ -126,27 +121,19 @@ fn remote(
     let key = directory.path().join("identity.key");
     let read_only = directory.read_only();
     let identity = if read_only { Identity::load(&key)? } else { Identity::load_or_create(&key)? };
-    let begun = known.as_ref().is_some_and(|place| place.begun) || directory.has_packs_elsewhere()?;
-    let here = |begun| Place { url: url.to_owned(), begun };
-    if !read_only && !begun {
-        here(false).write(directory)?;
-    }
-    let place = url.split_once('?').map_or(url, |(place, _)| place).to_owned();
     let options = ObjectOptions {
-        place,
+        place: url.split_once('?').map_or(url, |(place, _)| place).to_owned(),
         owner: identity.scope().to_string(),
-        take_over,
-        existing: begun,
+        take_over: demand.take_over,
+        existing: demand.existing || known.is_some() || directory.has_packs_elsewhere()?,
         read_only,
         ..ObjectOptions::default()
     };
     let backend = ObjectBackend::open(operator, options)?;
-    if !read_only {
+    // Also for packs that are this store's under another address than before.
+    if !read_only && known.is_none_or(|place| place.url != url) {
         directory.packs_are_elsewhere()?;
-        // Packs that are this store's, whatever their address was before.
-        if known != Some(here(true)) {
-            here(true).write(directory)?;
-        }
+        Place { url: url.to_owned() }.write(directory)?;
     }
     Ok(Arc::new(backend))
 }
@@ -168,7 +155,7 @@ impl Place {
 
     #[cfg(feature = "remote")]
     fn write(&self, directory: &StoreDirectory) -> Result<()> {
-        let text = serde_json::json!({ "url": self.url, "begun": self.begun });
+        let text = serde_json::json!({ "url": self.url });
         directory.write_file(FILE, format!("{text}\n").as_bytes())
     }
 }

@@ -12,7 +12,7 @@ use crate::key::{Key, VersionRef, VersionSpec};
 use crate::manifest::Manifest;
 use crate::node::config::Config;
 use crate::node::leases::Leases;
-use crate::node::packs::{self, Packs};
+use crate::node::packs::{self, Demand, Packs};
 use crate::node::source::SourcePool;
 use crate::refs::VersionEntry;
 use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory};
@@ -156,7 +156,8 @@ impl StoreOptions {
         let path = path.as_ref();
         let directory = match self.read_only {
             true => StoreDirectory::open_read_only(path)?,
-            false => StoreDirectory::open(path, !self.existing)?,
+            // A store whose packs are elsewhere may be new to this machine.
+            false => StoreDirectory::open(path, !self.existing || self.backend_url.is_some())?,
         };
         let (mut config, config_damage) =
             match self.config.clone().map_or_else(|| Config::read(&directory.config()), Ok) {
@@ -172,7 +173,7 @@ impl StoreOptions {
             Some(backend) => packs::handed_in(&directory, backend)?,
             None => {
                 let url = self.backend_url.as_deref().or(config.backend.as_deref());
-                packs::find(&directory, url, self.take_over)?
+                packs::find(&directory, url, Demand { take_over: self.take_over, existing: self.existing })?
             }
         };
         self.assemble(packs, config, config_damage, Some(directory))

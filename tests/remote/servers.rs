@@ -102,6 +102,10 @@ fn a_store_is_found_again_without_its_index_and_from_another_machine() {
         let other = desk.store("there");
         let refused = other.fails(&["--backend", &server.url("a"), "put", &file, "--as", "k"]);
         assert!(refused.contains("belongs to another store") && refused.contains("--take-over"), "{refused}");
+        let third = desk.store("nowhere yet");
+        let refused = third.fails(&["--backend", &server.url("empty"), "ls"]);
+        assert!(refused.contains("catalogue is gone"), "nothing is begun to be read: {refused}");
+        third.ok(&["--backend", &server.url("a"), "--take-over", "ls"]);
         other.ok(&["--backend", &server.url("a"), "--take-over", "ls"]);
         desk.assert_holds(&other, "k@1", &file);
         other.ok(&["put", &file, "--as", "k"]);

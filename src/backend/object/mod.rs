@@ -122,7 +122,8 @@ impl ObjectBackend {
         match &found {
             None if options.existing => {
                 return Err(not_ours(
-                    "its catalogue is gone; is the address right, and the server's data whole?".to_owned(),
+                    "its catalogue is gone, or was never there; is the address right, and the server's data whole?"
+                        .to_owned(),
                 ));
             }
             None if options.read_only => return Err(not_ours("nothing is there yet".to_owned())),
