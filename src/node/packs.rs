@@ -41,6 +41,7 @@ pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBack
 
 /// What is asked of a place.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "remote"), allow(dead_code, reason = "files and memory are nobody else's, and always there"))]
 pub(super) struct Demand {
     /// It becomes this store's if it is another's.
     pub(super) take_over: bool,
