@@ -35,6 +35,7 @@ struct Place {
 pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBackend>) -> Result<Packs> {
     match Place::read(directory)? {
         Some(place) => Err(elsewhere(directory, &place.url)),
+        None if says_elsewhere(directory)? => Err(elsewhere(directory, "another place")),
         None => Ok(Packs { backend, index: IndexPlace::File(index_path(directory.path())) }),
     }
 }

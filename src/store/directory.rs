@@ -208,8 +208,9 @@ fn require_creatable(path: &Path, create: bool) -> Result<()> {
         return Err(absent(path));
     }
     let entries = fs::read_dir(path).map_err(|error| Error::io("list", path, error))?;
-    let strange =
-        entries.flatten().find(|entry| !matches!(entry.file_name().to_str(), Some("LOCK" | "tmp" | "config.toml")));
+    let strange = entries
+        .flatten()
+        .find(|entry| !matches!(entry.file_name().to_str(), Some("LOCK" | "tmp" | "config.toml" | "identity.key")));
     match strange {
         Some(entry) => Err(not_a_store(
             path,

@@ -123,6 +123,9 @@ fn a_node_may_keep_its_chunks_in_memory() {
     let file = net.write("w.bin", &bytes);
     net.ok(0, &["put", &file, "--as", "a"]);
     net.ok(0, &["get", "a", "-o", "out.bin"]);
+    let refused = net.run(0, &["--backend", "files:", "put", &file, "--as", "b"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("leave --backend"), "{refused:?}");
     assert!(net.read("out.bin") == bytes);
     net.kill(0);
     let again = net.launch_with(0, &["--backend", "memory:"]);

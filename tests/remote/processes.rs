@@ -148,6 +148,7 @@ fn launch(kind: Kind, port: u16, dir: &Path) -> Child {
 
 const ACCESS_KEY: &str = "AKIDTEST";
 const SECRET_KEY: &str = "a-secret-that-nobody-prints";
+pub(crate) const CREDENTIALS: [&str; 2] = [ACCESS_KEY, SECRET_KEY];
 
 /// `caskad` on one store.
 pub(crate) struct Cli {

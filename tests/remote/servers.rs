@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use caskad::backend::{ObjectBackend, ObjectOptions, conformance};
+use caskad::backend::{ObjectBackend, ObjectOptions, StorageBackend as _, conformance};
 
-use crate::processes::{Cli, Kind, Server};
+use crate::processes::{CREDENTIALS, Cli, Kind, Server};
 use crate::proxy::Proxy;
 use crate::stores::noise;
 
@@ -50,6 +50,24 @@ impl Desk {
     }
 }
 
+/// A store that reaches its server by a wire that can be cut; it has a small file, and is to get a large one.
+struct Begun {
+    desk: Desk,
+    proxy: Proxy,
+    cli: Cli,
+    small: String,
+    large: String,
+}
+
+impl Begun {
+    fn on(server: &Server) -> Begun {
+        let (desk, proxy) = (Desk::new(), Proxy::start(server.port()));
+        let (cli, small, large) = (desk.store("s"), desk.file("small", 500_000), desk.file("large", 60_000_000));
+        cli.ok(&["--backend", &server.url_through(proxy.port, "a"), "put", &small, "--as", "k"]);
+        Begun { desk, proxy, cli, small, large }
+    }
+}
+
 #[test]
 fn servers_conform() {
     for kind in KINDS {
@@ -60,6 +78,39 @@ fn servers_conform() {
             ObjectBackend::open(server.operator(&format!("place-{count}")), ObjectOptions::default()).unwrap()
         });
     }
+}
+
+#[test]
+fn of_two_writers_the_server_takes_one() {
+    for kind in KINDS {
+        let server = Server::start(kind);
+        let open = || ObjectBackend::open(server.operator("a"), ObjectOptions::default()).unwrap();
+        drop(open());
+        let (one, two) = (open(), open());
+        one.create("p-1").unwrap();
+        let refused = two.create("p-2").unwrap_err().to_string();
+        assert!(refused.contains("taken the store over"), "{kind:?}: {refused}");
+        one.create("p-3").unwrap();
+        let names: Vec<String> = open().list("").unwrap().into_iter().map(|object| object.name).collect();
+        assert_eq!(names, ["p-1", "p-3"], "{kind:?}");
+    }
+}
+
+#[test]
+fn credentials_come_from_the_environment_or_the_usual_files() {
+    let desk = Desk::new();
+    let file = desk.file("a", 10_000);
+    let (s3, redis) = (Server::start(Kind::S3), Server::start(Kind::Redis));
+    let ([access_key, secret_key], usual) = (CREDENTIALS, desk.path("credentials"));
+    std::fs::write(&usual, format!("[team]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"))
+        .unwrap();
+    let mut command = desk.store("s").command(&["--backend", &s3.url("a"), "put", &file, "--as", "k"]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    command.env("AWS_SHARED_CREDENTIALS_FILE", &usual).env("AWS_PROFILE", "team");
+    assert!(command.status().unwrap().success());
+    let mut command = desk.store("r").command(&["--backend", &redis.url("a"), "put", &file, "--as", "k"]);
+    command.env_remove("REDIS_PASSWORD").env("REDISCLI_AUTH", secret_key).env("REDIS_USERNAME", "default");
+    assert!(command.status().unwrap().success());
 }
 
 #[test]
@@ -94,9 +145,7 @@ fn a_store_is_found_again_without_its_index_and_from_another_machine() {
         let (desk, server) = (Desk::new(), Server::start(kind));
         let (cli, file) = (desk.store("here"), desk.file("a", 3_000_000));
         cli.ok(&["--backend", &server.url("a"), "put", &file, "--as", "k"]);
-        for index in ["index.journal", "index.redb"] {
-            let _ = std::fs::remove_file(cli.store.join(index));
-        }
+        std::fs::remove_file(cli.store.join("index.journal")).unwrap();
         desk.assert_holds(&cli, "k@1", &file);
         // Another store is refused, unless it is told that the first one is gone.
         let other = desk.store("there");
@@ -111,12 +160,16 @@ fn a_store_is_found_again_without_its_index_and_from_another_machine() {
         other.ok(&["put", &file, "--as", "k"]);
         let refused = cli.fails(&["put", &file, "--as", "k"]);
         assert!(refused.contains("belongs to another store"), "{refused}");
+        // The settings may name the place.
+        let configured = desk.store("configured");
+        std::fs::create_dir(&configured.store).unwrap();
+        std::fs::write(configured.store.join("config.toml"), format!("backend = \"{}\"\n", server.url("a"))).unwrap();
+        assert!(configured.fails(&["put", &file, "--as", "k"]).contains("belongs to another store"));
         // The one who has its key is the same store, on whatever machine.
         let moved = desk.store("moved");
         std::fs::create_dir(&moved.store).unwrap();
-        std::fs::write(moved.store.join("config.toml"), format!("backend = \"{}\"\n", server.url("a"))).unwrap();
-        assert!(moved.fails(&["put", &file, "--as", "k"]).contains("belongs to another store"));
         std::fs::copy(other.store.join("identity.key"), moved.store.join("identity.key")).unwrap();
+        moved.ok(&["--backend", &server.url("a"), "ls"]);
         desk.assert_holds(&moved, "k@2", &file);
     }
 }
@@ -124,11 +177,8 @@ fn a_store_is_found_again_without_its_index_and_from_another_machine() {
 #[test]
 fn a_server_killed_in_the_middle_of_a_put_costs_nothing_that_was_acknowledged() {
     for kind in KINDS {
-        let (desk, mut server) = (Desk::new(), Server::start(kind));
-        let (small, large) = (desk.file("small", 500_000), desk.file("large", 60_000_000));
-        let proxy = Proxy::start(server.port());
-        let cli = desk.store("s");
-        cli.ok(&["--backend", &server.url_through(proxy.port, "a"), "put", &small, "--as", "k"]);
+        let mut server = Server::start(kind);
+        let Begun { desk, proxy, cli, small, large } = Begun::on(&server);
         let mut putting = cli.command(&["put", &large, "--as", "k"]);
         let putting = putting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         proxy.wait_for(20_000_000);
@@ -149,11 +199,8 @@ fn a_server_killed_in_the_middle_of_a_put_costs_nothing_that_was_acknowledged() 
 #[test]
 fn a_put_that_is_killed_leaves_nothing_behind_for_long() {
     for kind in KINDS {
-        let (desk, server) = (Desk::new(), Server::start(kind));
-        let (small, large) = (desk.file("small", 500_000), desk.file("large", 60_000_000));
-        let proxy = Proxy::start(server.port());
-        let cli = desk.store("s");
-        cli.ok(&["--backend", &server.url_through(proxy.port, "a"), "put", &small, "--as", "k"]);
+        let server = Server::start(kind);
+        let Begun { desk, proxy, cli, small, large } = Begun::on(&server);
         let before = server.count();
         let mut putting = cli.command(&["put", &large, "--as", "k"]).stdout(Stdio::null()).spawn().unwrap();
         proxy.wait_for(30_000_000);

@@ -15,6 +15,9 @@ pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 /// Blocks that are held.
 const BLOCKS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
+/// Blocks on their way at which nothing more is fetched ahead.
+const ON_THEIR_WAY: usize = 32;
+
 /// A block: its part's path, and its number in there.
 type BlockId = (Arc<str>, u64);
 
@@ -66,6 +69,9 @@ impl Blocks {
     /// Blocks of the part at `path` that somebody means to fetch: of `numbers`, the first ones that nobody has or fetches.
     pub(super) fn begin(self: &Arc<Self>, path: &Arc<str>, numbers: Range<u64>) -> Option<Claim> {
         let mut state = self.lock();
+        if state.on_their_way.len() >= ON_THEIR_WAY {
+            return None;
+        }
         let from = numbers.clone().find(|&number| !state.has(&(Arc::clone(path), number)))?;
         Some(self.claim(&mut state, path, from..numbers.end))
     }

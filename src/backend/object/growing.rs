@@ -32,8 +32,8 @@ struct State {
     uploads: usize,
     /// Why one of them failed.
     failed: Option<(io::ErrorKind, String)>,
-    /// What is to be deleted once nobody holds the object.
-    doomed: Option<Waste>,
+    /// Its parts are to be deleted once nobody holds it.
+    doomed: bool,
     streams: Streams,
 }
 
@@ -99,14 +99,15 @@ impl Object {
         Waste { object: self.name.clone(), offset: 0, parts: self.stored_parts() }
     }
 
-    /// Has `waste` deleted once nobody holds the object any more.
-    pub(super) fn doom(&self, waste: Waste) {
-        self.lock().doomed = Some(waste);
+    /// Has its parts deleted once nobody holds it any more.
+    pub(super) fn doom(&self) {
+        self.lock().doomed = true;
     }
 
-    /// What [`doom`](Object::doom) was told, which is the caller's to delete from now on.
+    /// The parts of an object that is doomed, which are the caller's to delete from now on.
     pub(super) fn take_doomed(&self) -> Option<Waste> {
-        self.lock().doomed.take()
+        let doomed = std::mem::take(&mut self.lock().doomed);
+        doomed.then(|| self.whole())
     }
 
     /// True if a part of it could not be uploaded: what is stored is what the catalogue says.
@@ -357,13 +358,12 @@ impl ObjectWriter for Growth {
         state.check()?;
         object.cut_part(&mut state, id);
         let end = state.parts_end();
-        let mut stored = state.stored_runs();
         while state.parts.iter().any(|part| part.offset < end && part.bytes.is_some()) {
             state.check()?;
             state = object.wait(state);
-            stored = state.stored_runs();
         }
         state.check()?;
+        let stored = state.stored_runs();
         drop(state);
         let shared = &object.shared;
         let known = shared.catalogue();

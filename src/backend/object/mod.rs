@@ -19,7 +19,8 @@
 //! Every request is bounded in time. Those that can be repeated are, up to four times with growing pauses. A catalogue is sent again
 //! after a timeout only where the condition makes that safe: a late one must not undo a later one.
 //!
-//! Reads go through a cache of 1 MiB blocks, 64 MiB in all. Where they follow each other, the next 8 MiB are on their way meanwhile. A part that is gone reads
+//! Reads go through a cache of 1 MiB blocks, 64 MiB in all. Where they follow each other, the next 8 MiB are on their way meanwhile, 40 MiB
+//! at most for all reads together. A part that is gone reads
 //! as the object's end: the records that it held are reported as damaged, and those behind it are still found.
 
 mod ahead;
@@ -290,13 +291,12 @@ impl StorageBackend for ObjectBackend {
 
     fn delete(&self, name: &str) -> io::Result<()> {
         let object = self.object(name)?;
-        let waste = object.whole();
         self.shared.publish(|catalogue| {
             catalogue.objects.remove(name);
-            catalogue.waste.push(waste.clone());
+            catalogue.waste.push(object.whole());
         })?;
         lock(&self.shared.live).remove(name);
-        object.doom(waste);
+        object.doom();
         // Unless someone still reads it.
         if let Some(waste) = Arc::into_inner(object).and_then(|object| object.take_doomed()) {
             self.shared.sweep(waste);

@@ -15,8 +15,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client that `url` asks for: `s3://BUCKET/PREFIX?endpoint=URL&region=NAME` or `redis://HOST:PORT/DB/PREFIX`.
 ///
-/// Credentials of S3 are those that the AWS tools use, from the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-/// `AWS_SESSION_TOKEN`, `AWS_PROFILE`), the files in `~/.aws`, or the machine's role. Redis takes `REDIS_USERNAME`, and
+/// Credentials of S3 are those that the AWS tools use, from the environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`) or the files
+/// in `~/.aws` (`AWS_PROFILE` chooses). Redis takes `REDIS_USERNAME`, and
 /// `REDIS_PASSWORD` or `REDISCLI_AUTH`. Fails with [`Error::Syntax`] for anything else in the URL, a password above all.
 pub fn operator(url: &str) -> Result<Operator> {
     let invalid = |why: &str| Error::Syntax { what: "backend", input: hidden(url), why: why.to_owned() };
@@ -57,7 +57,7 @@ pub fn operator(url: &str) -> Result<Operator> {
             let has_region = settings.iter().any(|(name, _)| *name == "region")
                 || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|name| env::var_os(name).is_some());
             if !has_region {
-                // What servers of one region accept that are not Amazon's; for Amazon's own the right one is found.
+                // What servers that know no regions take. Amazon's want theirs to be named.
                 builder = builder.region("us-east-1");
             }
             Operator::new(builder).map(|builder| builder.finish())

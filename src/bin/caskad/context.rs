@@ -52,6 +52,11 @@ impl Context {
         Context { global, console, host, monitor }
     }
 
+    /// True if the command says where the packs are, which a running node has decided.
+    pub(crate) fn chooses_place(&self) -> bool {
+        self.global.backend.is_some() || self.global.take_over
+    }
+
     pub(crate) fn monitor(&self) -> &Monitor {
         &self.monitor
     }

@@ -51,6 +51,10 @@ fn main() -> ExitCode {
     if cli.command.goes_through_a_node()
         && let Some(remote) = context.store_path().ok().and_then(|store| control::connect(&store))
     {
+        if context.chooses_place() {
+            let why = "a node has this store open, and its packs where they are; leave --backend and --take-over out";
+            return Failure::Usage(why.to_owned()).report(json, &console).into();
+        }
         return run_remotely(remote, json, &console);
     }
     let node = matches!(cli.command, args::Command::Node(_));
