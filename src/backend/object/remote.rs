@@ -342,39 +342,40 @@ impl Remote {
         let written = catalogue.objects.iter().filter(|(_, entry)| entry.writer.epoch == catalogue.epoch);
         let mut found = Vec::new();
         for (name, entry) in written {
-            let mut offset = entry.len();
+            let mut offsets = (entry.len()..).step_by(catalogue.part_bytes as usize);
             // Uploads overtake each other: behind a part that did not arrive there may be some that did.
-            let mut misses = 0;
-            while misses < UPLOADS {
-                match self.part_len(part_path(name, offset, entry.writer)) {
-                    Ok(Some(len)) => {
-                        misses = 0;
-                        found.push(Waste { object: name.clone(), offset, parts: runs([(len, entry.writer)]) });
-                    }
-                    Ok(None) => misses += 1,
+            loop {
+                let offsets: Vec<u64> = offsets.by_ref().take(UPLOADS).collect();
+                match self.part_lens(offsets.iter().map(|&offset| part_path(name, offset, entry.writer))) {
+                    Ok(lens) if lens.iter().all(Option::is_none) => break,
+                    Ok(lens) => found.extend(offsets.iter().zip(lens).filter_map(|(&offset, len)| {
+                        Some(Waste { object: name.clone(), offset, parts: runs([(len?, entry.writer)]) })
+                    })),
                     Err(error) => {
                         tracing::warn!("{name} is not cleared of what a crash left: {error}");
                         break;
                     }
                 }
-                offset += u64::from(catalogue.part_bytes);
             }
         }
         found
     }
 
-    fn part_len(&self, path: String) -> io::Result<Option<u32>> {
-        let operator = self.operator.clone();
-        let found = self.ask(move || {
-            let (operator, path) = (operator.clone(), path.clone());
-            async move {
-                match operator.stat(&path).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                    found => Ok(Some(u32::try_from(found?.content_length()).unwrap_or(u32::MAX))),
+    /// The lengths of those parts that are there, all asked for at once.
+    fn part_lens(&self, paths: impl Iterator<Item = String>) -> io::Result<Vec<Option<u32>>> {
+        let requests = paths.map(|path| {
+            let operator = self.operator.clone();
+            self.ask(move || {
+                let (operator, path) = (operator.clone(), path.clone());
+                async move {
+                    match operator.stat(&path).await {
+                        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                        found => Ok(Some(u32::try_from(found?.content_length()).unwrap_or(u32::MAX))),
+                    }
                 }
-            }
+            })
         });
-        self.wait(found)?
+        self.wait(futures::future::try_join_all(requests.collect::<Vec<_>>()))?
     }
 }
 
