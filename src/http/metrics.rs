@@ -1,13 +1,16 @@
-//! `/metrics`: what the node and its store have done, as Prometheus text (<https://prometheus.io/docs/practices/naming/>).
+//! `/metrics`: what the node and its store have done, as Prometheus text (<https://prometheus.io/docs/practices/naming/>), or as
+//! OpenMetrics for whoever accepts that.
 //!
 //! Requests are counted as they are answered. Everything else is kept where it happens, and read when it is asked for.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -84,7 +87,9 @@ fn method(method: &str) -> &'static str {
     ["GET", "HEAD", "PUT", "DELETE"].into_iter().find(|known| *known == method).unwrap_or("other")
 }
 
-async fn show(State(app): State<App>) -> Result<Response, Refusal> {
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
+async fn show(State(app): State<App>, headers: HeaderMap) -> Result<Response, Refusal> {
     let (stat, health) = app.ask(|app| Ok((app.stat()?, app.health()?))).await?;
     let mut text = String::new();
     let requests = app.requests();
@@ -101,7 +106,30 @@ async fn show(State(app): State<App>) -> Result<Response, Refusal> {
     encode(&mut text, &registry).map_err(|_| {
         Refusal::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the metrics cannot be written")
     })?;
-    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
+    Ok(match accepted.contains(OPEN_METRICS) {
+        true => ([(CONTENT_TYPE, format!("{OPEN_METRICS}; version=1.0.0; charset=utf-8"))], text).into_response(),
+        false => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], plain_text(&text)).into_response(),
+    })
+}
+
+/// OpenMetrics as the text format that came before it, in which a counter is described under the name of its sample, and which knows
+/// neither units nor an end.
+fn plain_text(open_metrics: &str) -> String {
+    let types = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let counters: HashSet<&str> = types.filter(|(_, kind)| *kind == "counter").map(|(name, _)| name).collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match described.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(name) => {
+                text.extend([&line[.."# TYPE ".len()], name, "_total ", rest]);
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -214,4 +242,23 @@ fn tally(registry: &mut Registry, name: &str, help: &str, value: u64) {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_described_under_the_names_of_their_samples() {
+        let mut registry = Registry::default();
+        tally(&mut registry, "hits", "Found", 3);
+        gauge(&mut registry, "room", "Left", Some(Unit::Bytes), 7);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert_eq!(
+            plain_text(&text),
+            "# HELP hits_total Found.\n# TYPE hits_total counter\nhits_total 3\n\
+             # HELP room_bytes Left.\n# TYPE room_bytes gauge\nroom_bytes 7\n"
+        );
+    }
 }

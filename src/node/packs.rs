@@ -19,6 +19,11 @@ const FILE: &str = "backend";
 /// Most bytes of that file.
 const FILE_BYTES: u64 = 64 << 10;
 
+/// True if `url` names a place that other machines reach too.
+pub(super) fn are_elsewhere(url: &str) -> bool {
+    !matches!(url, "files:" | "memory:")
+}
+
 /// The packs of a store and their index.
 pub(super) struct Packs {
     pub(super) backend: Arc<dyn StorageBackend>,

@@ -154,26 +154,29 @@ impl StoreOptions {
     /// Opens the store in the directory `path`.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
+        let settings = self.config.clone().map_or_else(|| Config::read(&StoreDirectory::config(path)), Ok);
+        let configured = settings.as_ref().ok().and_then(|config| config.backend.as_deref());
+        let url = self.backend_url.as_deref().or(configured);
         let directory = match self.read_only {
             true => StoreDirectory::open_read_only(path)?,
             // A store whose packs are elsewhere may be new to this machine.
-            false => StoreDirectory::open(path, !self.existing || self.backend_url.is_some())?,
+            false => StoreDirectory::open(path, !self.existing || url.is_some_and(packs::are_elsewhere))?,
         };
-        let (mut config, config_damage) =
-            match self.config.clone().map_or_else(|| Config::read(&directory.config()), Ok) {
-                Ok(config) => (config, None),
-                Err(error @ Error::Damaged { .. }) => {
-                    tracing::warn!("the default settings are used: {error}");
-                    (Config::default(), Some(error.to_string()))
-                }
-                Err(error) => return Err(error),
-            };
+        let url = url.map(str::to_owned);
+        let (mut config, config_damage) = match settings {
+            Ok(config) => (config, None),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!("the default settings are used: {error}");
+                (Config::default(), Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
         config.threads = self.threads.unwrap_or(config.threads);
         let packs = match self.backend.clone() {
             Some(backend) => packs::handed_in(&directory, backend)?,
             None => {
-                let url = self.backend_url.as_deref().or(config.backend.as_deref());
-                packs::find(&directory, url, Demand { take_over: self.take_over, existing: self.existing })?
+                let demand = Demand { take_over: self.take_over, existing: self.existing };
+                packs::find(&directory, url.as_deref(), demand)?
             }
         };
         self.assemble(packs, config, config_damage, Some(directory))

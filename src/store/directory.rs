@@ -110,9 +110,9 @@ impl StoreDirectory {
         self.path.join("tmp")
     }
 
-    /// The store's settings file.
-    pub fn config(&self) -> PathBuf {
-        self.path.join("config.toml")
+    /// The settings file of the store at `path`, which may be there before the store is.
+    pub fn config(path: &Path) -> PathBuf {
+        path.join("config.toml")
     }
 
     fn prepare(&self) -> Result<()> {

@@ -65,7 +65,14 @@ fn metrics_follow_what_happens() {
     window.get("/blobs/a");
     assert_eq!(value("caskad_http_requests_total{route=\"blobs\",method=\"GET\",status=\"200\"}"), 1.0);
     assert_eq!(value("caskad_http_request_duration_seconds_count{route=\"blobs\",method=\"GET\"}"), 1.0);
-    assert!(String::from_utf8(window.get("/metrics").body).unwrap().ends_with("# EOF\n"));
+    // OpenMetrics is for whoever accepts it.
+    let plain = window.get("/metrics");
+    assert!(plain.header("content-type").starts_with("text/plain"));
+    assert!(String::from_utf8(plain.body).unwrap().contains("# TYPE caskad_lookups_total counter\n"));
+    let open =
+        window.ask("GET", "/metrics", &[("Accept", "application/openmetrics-text;version=1.0.0,*/*;q=0.1")], b"");
+    assert!(open.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(String::from_utf8(open.body).unwrap().ends_with("# EOF\n"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! [`Proxy`]: a stretch of wire between `caskad` and a server, which can be cut and held up.
+//! [`Proxy`]: a stretch of wire between `caskad` and a server, which can be cut and held up, and refuse requests with a certain header.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,7 +14,15 @@ struct Wire {
     cut: AtomicBool,
     /// Nothing moves.
     held: AtomicBool,
+    /// The header that requests are refused for, as HTTP clients here write it.
+    unknown: Option<&'static str>,
+    /// Requests that were.
+    refused: AtomicU64,
 }
+
+/// What an S3 server says to a header that it knows nothing of.
+const NOT_IMPLEMENTED: &str =
+    "<Error><Code>NotImplemented</Code><Message>A header is not implemented</Message></Error>";
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
@@ -23,9 +31,23 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn start(server: u16) -> Proxy {
+        Proxy::through(server, Wire::default())
+    }
+
+    /// Refuses requests that have `header`.
+    pub(crate) fn refusing(server: u16, header: &'static str) -> Proxy {
+        Proxy::through(server, Wire { unknown: Some(header), ..Wire::default() })
+    }
+
+    /// Requests that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.wire.refused.load(Ordering::Relaxed)
+    }
+
+    fn through(server: u16, wire: Wire) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let wire = Arc::new(Wire::default());
+        let wire = Arc::new(wire);
         let shared = Arc::clone(&wire);
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -63,6 +85,13 @@ impl Proxy {
     }
 }
 
+impl Wire {
+    fn refuses(&self, request: &[u8]) -> bool {
+        let head = String::from_utf8_lossy(request);
+        self.unknown.is_some_and(|header| head.starts_with("PUT") && head.contains(&format!("\r\n{header}:")))
+    }
+}
+
 fn carry(mut from: TcpStream, mut to: TcpStream, wire: &Wire, counts: bool) {
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let mut buffer = vec![0; 64 << 10];
@@ -72,6 +101,16 @@ fn carry(mut from: TcpStream, mut to: TcpStream, wire: &Wire, counts: bool) {
         }
         match from.read(&mut buffer) {
             Ok(0) => break,
+            Ok(n) if counts && wire.refuses(&buffer[..n]) => {
+                wire.refused.fetch_add(1, Ordering::Relaxed);
+                let len = NOT_IMPLEMENTED.len();
+                let head =
+                    format!("HTTP/1.1 501 Not Implemented\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n");
+                let _ = from.write_all(format!("{head}{NOT_IMPLEMENTED}").as_bytes());
+                // Unread bytes would have the answer thrown away.
+                while from.read(&mut buffer).is_ok_and(|n| n > 0) {}
+                break;
+            }
             Ok(n) => {
                 if to.write_all(&buffer[..n]).is_err() {
                     break;

@@ -171,6 +171,9 @@ fn a_store_is_found_again_without_its_index_and_from_another_machine() {
         std::fs::copy(other.store.join("identity.key"), moved.store.join("identity.key")).unwrap();
         moved.ok(&["--backend", &server.url("a"), "ls"]);
         desk.assert_holds(&moved, "k@2", &file);
+        // Settings and key are all that a new machine needs, also to read.
+        std::fs::copy(other.store.join("identity.key"), configured.store.join("identity.key")).unwrap();
+        desk.assert_holds(&configured, "k@1", &file);
     }
 }
 
@@ -240,6 +243,22 @@ fn a_wire_that_breaks_and_stalls_holds_a_put_up_and_no_more() {
         desk.assert_holds(&cli, "k@1", &large);
         cli.ok(&["verify", "--all"]);
     }
+}
+
+#[test]
+fn a_server_that_refuses_conditions_serves_one_writer() {
+    let (desk, server) = (Desk::new(), Server::start(Kind::S3));
+    let proxy = Proxy::refusing(server.port(), "if-match");
+    let (one, two) = (desk.file("one", 500_000), desk.file("two", 500_000));
+    let cli = desk.store("s");
+    cli.ok(&["--backend", &server.url_through(proxy.port, "a"), "put", &one, "--as", "k"]);
+    cli.ok(&["put", &two, "--as", "k"]);
+    assert!(proxy.refused() > 0, "no condition was tried");
+    desk.assert_holds(&cli, "k@1", &one);
+    desk.assert_holds(&cli, "k@2", &two);
+    cli.ok(&["rm", "k@1"]);
+    cli.ok(&["gc"]);
+    cli.ok(&["verify", "--all"]);
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub(super) struct Published {
     state: Option<(Hash, Option<String>)>,
     /// Whether this process is the one that writes.
     pub(super) claimed: bool,
+    /// The server has refused to make a change on a condition, whatever the condition.
+    unconditional: bool,
     /// Why nothing more is written: what the catalogue is by now is not known.
     failed: Option<String>,
 }
@@ -76,6 +78,8 @@ enum Outcome {
     Refused,
     /// Nothing was changed, or it can be repeated without harm.
     Again(io::Error),
+    /// Nothing was changed: the server knows of no conditions.
+    Unconditional(io::Error),
     /// A late request might still change it.
     Unknown(io::Error),
 }
@@ -202,13 +206,14 @@ impl Remote {
     fn try_replace(&self, published: &mut Published, bytes: Bytes) -> io::Result<()> {
         let new = Hash::of(&bytes);
         let capability = self.bare.info().full_capability();
-        let conditional = match &published.state {
+        let can_be_conditional = match &published.state {
             None => capability.write_with_if_not_exists,
             Some((_, tag)) => capability.write_with_if_match && tag.is_some(),
         };
         let mut pauses = self.retries.build();
         let mut refused = false;
         loop {
+            let conditional = can_be_conditional && !published.unconditional;
             if !conditional || refused {
                 let (now, tag) = match self.read_catalogue()? {
                     None => (None, None),
@@ -230,6 +235,12 @@ impl Remote {
                     return Ok(());
                 }
                 Outcome::Refused => refused = true,
+                Outcome::Unconditional(error) => {
+                    tracing::info!(
+                        "the catalogue is compared before it is replaced, for the server refuses conditions: {error}"
+                    );
+                    published.unconditional = true;
+                }
                 Outcome::Again(error) => match pauses.next() {
                     Some(pause) => {
                         tracing::info!("the catalogue is sent again in {pause:?}: {error}");
@@ -253,7 +264,11 @@ impl Remote {
             };
             match tokio::time::timeout(timeout, write).await {
                 Ok(Ok(metadata)) => Outcome::Replaced(metadata.etag().map(str::to_owned)),
-                Ok(Err(error)) if error.kind() == ErrorKind::ConditionNotMatch => Outcome::Refused,
+                // If it is temporary, another change is on its way, and the condition was not looked at.
+                Ok(Err(error)) if error.kind() == ErrorKind::ConditionNotMatch && !error.is_temporary() => {
+                    Outcome::Refused
+                }
+                Ok(Err(error)) if conditional && knows_no_conditions(&error) => Outcome::Unconditional(failure(error)),
                 Ok(Err(error)) => {
                     let temporary = error.is_temporary();
                     let error = failure(error);
@@ -388,6 +403,11 @@ impl Drop for Remote {
 
 /// What `error` comes to, in the words of the store and its client, and the remedy where there is one. Addresses and heads of requests
 /// are left out: they are no place to look for secrets in.
+/// How servers that speak S3 refuse a header that they know nothing of.
+fn knows_no_conditions(error: &opendal::Error) -> bool {
+    error.kind() == ErrorKind::Unsupported || error.message().contains("NotImplemented")
+}
+
 fn failure(error: opendal::Error) -> io::Error {
     let mut why = error.message().to_owned();
     let mut cause = error.source();

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use indicatif::ProgressDrawTarget;
 
+/// Bytes of a pipe that payloads go through: the most that Linux grants anyone by default.
+const PIPE_BYTES: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(crate) struct Console {
     stdin: File,
@@ -52,6 +55,8 @@ impl Console {
     }
 
     pub(crate) fn stdout(&self) -> io::Result<impl Write + 'static> {
+        // A longer pipe spares both of its ends most of their waits. Refused for what is no pipe, and where users may not have that much.
+        let _ = rustix::pipe::fcntl_setpipe_size(&self.stdout, PIPE_BYTES);
         self.stdout.try_clone()
     }
 

@@ -10,6 +10,9 @@ use caskad::Error;
 use crate::console::Console;
 use crate::failure::Result;
 
+/// Bytes that are gathered before they are written to a stream: what a payload comes in is as long already.
+const BUFFER_BYTES: usize = 64 << 10;
+
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A file or directory, which appears when it is whole.
@@ -68,10 +71,10 @@ impl Target {
 impl Stream {
     pub(crate) fn open(&self, console: &Console) -> Result<Box<dyn Write>> {
         Ok(match self {
-            Stream::Stdout => Box::new(BufWriter::with_capacity(1 << 20, console.stdout()?)),
+            Stream::Stdout => Box::new(BufWriter::with_capacity(BUFFER_BYTES, console.stdout()?)),
             Stream::Special(path) => {
                 let file = OpenOptions::new().write(true).open(path);
-                Box::new(BufWriter::with_capacity(1 << 20, file.map_err(|error| io_error("open", path, error))?))
+                Box::new(BufWriter::with_capacity(BUFFER_BYTES, file.map_err(|error| io_error("open", path, error))?))
             }
         })
     }
