@@ -1,5 +1,5 @@
 //! What a node says on its connections: who it is, who is near to what (Kademlia), who is on the local network, and the streams of
-//! the exchange. libp2p's own behaviours, put together.
+//! the exchange. libp2p's own behaviours, put together, and one of ours for peers that are away.
 //!
 //! Every protocol's name carries the network's id, so nodes of two networks find nothing to say to each other.
 
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::net::config::NetConfig;
 use crate::net::kad_records::KadRecords;
+use crate::net::redial::Redial;
 
 /// How long a connection without streams is kept.
 pub(crate) const IDLE: Duration = Duration::from_secs(60);
@@ -24,6 +25,7 @@ pub(crate) const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct Behaviour {
     pub(super) allowed: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
     pub(super) limits: connection_limits::Behaviour,
+    pub(super) redial: Redial,
     pub(super) identify: identify::Behaviour,
     pub(super) kad: kad::Behaviour<KadRecords>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
@@ -82,6 +84,7 @@ impl Behaviour {
         Ok(Behaviour {
             allowed: allowed.into(),
             limits: connection_limits::Behaviour::new(limits),
+            redial: Redial::new(),
             identify: identify::Behaviour::new(identify),
             kad,
             mdns: mdns.into(),

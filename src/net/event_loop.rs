@@ -331,6 +331,8 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 for (peer, address) in found {
                     if !self.connected.contains_key(&peer) {
+                        // It is told of once: should it not be reached, it is tried again.
+                        self.swarm.behaviour_mut().redial.known(peer, vec![address.clone()]);
                         self.dial(address.with_p2p(peer).unwrap_or_else(|address| address));
                     }
                 }
@@ -375,6 +377,7 @@ impl EventLoop {
         for address in &addresses {
             self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
         }
+        self.swarm.behaviour_mut().redial.known(peer, addresses.clone());
         if let Some(known) = self.connected.get_mut(&peer) {
             *known = addresses;
         }

@@ -95,18 +95,39 @@ pub(crate) async fn read_frame(
     throttle: &Throttle,
     stall: Duration,
 ) -> Result<Option<Received>, StreamError> {
+    match read_header(stream, stall).await? {
+        Some(header) => read_fields(stream, header, budget, throttle, stall).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads how long the next frame is, and of what kind; `None` where the stream ends.
+pub(crate) async fn read_header(
+    stream: &mut (impl AsyncRead + Unpin),
+    stall: Duration,
+) -> Result<Option<(usize, u8)>, StreamError> {
     let mut header = [0; FRAME_HEADER_BYTES];
     match stream.read(&mut header).await? {
         0 => return Ok(None),
         n => within(stall, stream.read_exact(header.get_mut(n..).unwrap_or_default())).await?,
     }
-    let (len, kind) = wire::decode_header(header)?;
+    Ok(Some(wire::decode_header(header)?))
+}
+
+/// Reads the rest of a frame, when there is room for it and the cap allows.
+pub(crate) async fn read_fields(
+    stream: &mut (impl AsyncRead + Unpin),
+    (len, kind): (usize, u8),
+    budget: &Budget,
+    throttle: &Throttle,
+    stall: Duration,
+) -> Result<Received, StreamError> {
     let room = budget.take(len).await;
     throttle.take(len).await;
     let mut fields = vec![0; len];
     within(stall, stream.read_exact(&mut fields)).await?;
     let frame = Frame::decode(kind, &fields)?;
-    Ok(Some(Received { frame, bytes: len + FRAME_HEADER_BYTES, room }))
+    Ok(Received { frame, bytes: len + FRAME_HEADER_BYTES, room })
 }
 
 /// Runs `io`, for `stall` at most.

@@ -11,12 +11,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::net::event_loop::{Handle, PeerAddresses};
-use crate::net::framed::{Budget, Received, StreamError, Throttle, read_frame, within};
+use crate::net::framed::{Budget, Received, StreamError, Throttle, read_fields, read_header, within};
 use crate::net::serve::{STALL, greet};
 use crate::net::wire::Frame;
 
 /// How long a peer may take for one answer. A commit waits for its disk.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a peer may say nothing at all while it has something to answer, unless that is to store chunks.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How often a stream is tried to be opened: the other side drops one that it has no room for.
 const ATTEMPTS: u32 = 3;
@@ -38,13 +41,17 @@ pub(crate) struct Link {
     closed: AtomicBool,
     /// Questions that the peer takes at once.
     window: Semaphore,
+    /// When it last said something; `None` while it does.
+    heard: Mutex<Option<Instant>>,
+    handle: Handle,
     /// Bytes that came from the peer.
     pub(crate) received_bytes: Arc<AtomicU64>,
     pub(crate) sent_bytes: Arc<AtomicU64>,
 }
 
 impl Link {
-    /// Asks; the frame gets the number that it is called with. Waits while the peer has as many questions as it takes.
+    /// Asks; the frame gets the number that it is called with. Waits while the peer has as many questions as it takes. One that does not
+    /// answer in time is disconnected, so that nobody else waits for it as long.
     pub(crate) async fn ask(&self, frame: impl FnOnce(u32) -> Frame) -> Result<Received, StreamError> {
         let gone = || StreamError::Io(std::io::ErrorKind::ConnectionReset.into());
         let _slot = self.window.acquire().await.map_err(|_| gone())?;
@@ -57,15 +64,41 @@ impl Link {
             return Err(gone());
         }
         let mut bytes = Vec::new();
-        frame(request).encode(&mut bytes);
+        let frame = frame(request);
+        let patience = if matches!(frame, Frame::Put(..) | Frame::Commit(..)) { ANSWER } else { SILENCE };
+        frame.encode(&mut bytes);
         self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.questions.send(bytes).await.map_err(|_| gone())?;
-        let received = tokio::time::timeout(ANSWER, answered).await;
+        let received = self.answer(answered, patience).await;
         drop(forget);
-        let received = received.map_err(|_| StreamError::Stalled(ANSWER))?.map_err(|_| gone())?;
+        if let Err(StreamError::Stalled(_)) = received {
+            self.close();
+            self.handle.disconnect(self.peer).await;
+        }
+        let received = received?;
         match received.frame {
             Frame::Refuse(_, code, why) => Err(StreamError::Refused(code, why)),
             _ => Ok(received),
+        }
+    }
+
+    /// Waits for an answer: `patience` since the peer last said something, and [`ANSWER`] in all.
+    async fn answer(
+        &self,
+        mut answered: oneshot::Receiver<Received>,
+        patience: Duration,
+    ) -> Result<Received, StreamError> {
+        let asked = Instant::now();
+        loop {
+            let now = Instant::now();
+            let heard = lock(&self.heard).unwrap_or(now);
+            let until = (heard.max(asked) + patience).min(asked + ANSWER);
+            if until <= now {
+                return Err(StreamError::Stalled(now - asked));
+            }
+            if let Ok(answer) = tokio::time::timeout_at(until.into(), &mut answered).await {
+                return answer.map_err(|_| StreamError::Io(std::io::ErrorKind::ConnectionReset.into()));
+            }
         }
     }
 
@@ -85,8 +118,12 @@ impl Link {
         budget: Budget,
         throttle: Arc<Throttle>,
     ) -> Result<(), StreamError> {
-        while let Some(received) = read_frame(&mut reader, &budget, &throttle, STALL).await? {
+        while let Some(header) = read_header(&mut reader, STALL).await? {
+            // However long this node itself puts the rest off, the peer is not silent.
+            *lock(&self.heard) = None;
+            let received = read_fields(&mut reader, header, &budget, &throttle, STALL).await?;
             self.received_bytes.fetch_add(received.bytes as u64, Ordering::Relaxed);
+            *lock(&self.heard) = Some(Instant::now());
             if let Frame::Refuse(0, code, why) = received.frame {
                 return Err(StreamError::Refused(code, why));
             }
@@ -221,6 +258,8 @@ impl Links {
             next: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             window: Semaphore::new(window as usize),
+            heard: Mutex::new(Some(Instant::now())),
+            handle: self.handle.clone(),
             received_bytes: Arc::clone(&self.received_bytes),
             sent_bytes: Arc::clone(&self.sent_bytes),
         });

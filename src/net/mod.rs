@@ -34,6 +34,8 @@ pub mod placement;
 #[cfg(feature = "net")]
 pub(crate) mod push;
 pub mod record;
+#[cfg(feature = "net")]
+pub(crate) mod redial;
 pub mod region;
 #[cfg(feature = "net")]
 pub(crate) mod resolver;

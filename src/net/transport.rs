@@ -17,7 +17,13 @@ use crate::net::mux::MuxUpgrade;
 pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// How long a connection may take until it is encrypted and has streams.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the other end may leave what was sent without a sign of its arrival, before the connection is given up.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Without anything to send, how often the other end is asked for such a sign.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// TCP with noise and yamux, and QUIC; names are resolved by the system's DNS servers, where it has any.
 pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
@@ -32,6 +38,12 @@ pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
 
 fn by_address(key: &Keypair) -> Result<Transport> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map(|stream, _| {
+            if let Err(error) = notice_silence(&stream.0) {
+                tracing::debug!("a connection whose other end falls silent will be noticed late: {error}");
+            }
+            stream
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(noise_config(key)?)
         .multiplex(MuxUpgrade)
@@ -40,6 +52,16 @@ fn by_address(key: &Keypair) -> Result<Transport> {
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// Has the system end a connection whose other end is cut off or gone. One that is only slow gives signs, and is kept.
+fn notice_silence(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_user_timeout(stream, SILENCE.as_millis() as u32)?;
+    sockopt::set_tcp_keepidle(stream, PROBE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 /// Connections inside this process, for many nodes in one test: addresses are `/memory/N`.

@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say where")]
 
 mod commands;
+mod cuts;
 mod departures;
+mod lan;
 mod process;

@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::lan::{self, Lan};
+
+const CASKAD: &str = env!("CARGO_BIN_EXE_caskad");
+
 pub(crate) struct Net {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) nodes: Vec<Process>,
     flags: Vec<String>,
+    lan: Option<Lan>,
 }
 
 pub(crate) struct Process {
@@ -32,8 +37,17 @@ impl Drop for Process {
 impl Net {
     /// `count` nodes that know each other, started with `flags`.
     pub(crate) fn start(count: usize, flags: &[&str]) -> Net {
+        Net::launch_all(count, flags, None)
+    }
+
+    /// A node on each host of `lan`, started with `flags`. Nobody tells them of each other.
+    pub(crate) fn on(lan: Lan, flags: &[&str]) -> Net {
+        Net::launch_all(lan.hosts(), flags, Some(lan))
+    }
+
+    fn launch_all(count: usize, flags: &[&str], lan: Option<Lan>) -> Net {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut net = Net { dir: tempfile::tempdir().unwrap(), nodes: Vec::new(), flags };
+        let mut net = Net { dir: tempfile::tempdir().unwrap(), nodes: Vec::new(), flags, lan };
         for index in 0..count {
             let node = net.launch(index);
             net.nodes.push(node);
@@ -54,17 +68,23 @@ impl Net {
 
     /// Starts node `index` on its store, joins it through the first, and waits until it is ready.
     pub(crate) fn launch(&self, index: usize) -> Process {
-        let join: Vec<&str> = self.nodes.first().iter().flat_map(|first| ["--join", &first.address]).collect();
+        let known = self.nodes.first().filter(|_| self.lan.is_none());
+        let join: Vec<&str> = known.iter().flat_map(|first| ["--join", &first.address]).collect();
         self.launch_with(index, &join)
     }
 
     /// Starts node `index` on its store with more flags, and waits until it is ready.
     pub(crate) fn launch_with(&self, index: usize, flags: &[&str]) -> Process {
-        let mut command = self.command(index);
-        command.args(["--json", "node", "--no-mdns"]).args(&self.flags).args(flags);
-        if !self.flags.iter().any(|flag| flag == "--listen") {
-            command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
-        }
+        let mut command = match &self.lan {
+            Some(lan) => self.prepared(index, lan.command(index, CASKAD)),
+            None => self.command(index),
+        };
+        command.args(["--json", "node"]).args(&self.flags).args(flags);
+        match &self.lan {
+            Some(_) => command.args(["--listen", &format!("/ip4/{}/tcp/0", lan::address(index))]),
+            None if self.flags.iter().any(|flag| flag == "--listen") => command.arg("--no-mdns"),
+            None => command.args(["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]),
+        };
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -80,9 +100,16 @@ impl Net {
 
     /// The command on the store of node `index`, not yet started.
     pub(crate) fn command(&self, index: usize) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_caskad"));
+        self.prepared(index, Command::new(CASKAD))
+    }
+
+    fn prepared(&self, index: usize, mut command: Command) -> Command {
         command.current_dir(self.dir.path()).env("CASKAD_STORE", self.store(index)).stdin(Stdio::null());
         command
+    }
+
+    pub(crate) fn lan(&self) -> &Lan {
+        self.lan.as_ref().unwrap()
     }
 
     pub(crate) fn run(&self, index: usize, args: &[&str]) -> Output {
