@@ -63,18 +63,28 @@ impl FrameWriter {
 
 /// Reads frames.
 pub(super) struct FrameReader {
-    context: DCtx<'static>,
+    context: LazyContext,
+}
+
+/// A context of libzstd's, made when it is first used: it takes longer than many a read does that needs none.
+#[derive(Default)]
+pub(super) struct LazyContext(Option<DCtx<'static>>);
+
+impl LazyContext {
+    pub(super) fn get(&mut self) -> &mut DCtx<'static> {
+        self.0.get_or_insert_with(DCtx::create)
+    }
 }
 
 impl FrameReader {
     pub(super) fn new() -> FrameReader {
-        FrameReader { context: DCtx::create() }
+        FrameReader { context: LazyContext::default() }
     }
 
     /// Decodes `stored`, one frame, into `out`, which it must fill.
     pub(super) fn read(&mut self, stored: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
         check_frame(stored)?;
-        let written = self.context.decompress(out, stored).map_err(explain)?;
+        let written = self.context.get().decompress(out, stored).map_err(explain)?;
         if written != out.len() {
             return Err(CodecError::Invalid("the zstd frame is shorter than its chunk"));
         }

@@ -6,10 +6,10 @@
 //!
 //! Invariant: as for a delta. Decoding needs no room but the plain length.
 
-use zstd_safe::{CCtx, DCtx};
+use zstd_safe::CCtx;
 
 use super::CodecError;
-use super::frame::{check_frame, explain};
+use super::frame::{LazyContext, check_frame, explain};
 
 /// Writes payloads.
 pub(super) struct PatchWriter {
@@ -37,18 +37,18 @@ impl PatchWriter {
 
 /// Reads payloads.
 pub(super) struct PatchReader {
-    context: DCtx<'static>,
+    context: LazyContext,
 }
 
 impl PatchReader {
     pub(super) fn new() -> PatchReader {
-        PatchReader { context: DCtx::create() }
+        PatchReader { context: LazyContext::default() }
     }
 
     /// Decodes `stored`, one frame, into `out`, which it must fill.
     pub(super) fn read(&mut self, stored: &[u8], base: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
         check_frame(stored)?;
-        let written = self.context.decompress_using_dict(out, stored, base).map_err(explain)?;
+        let written = self.context.get().decompress_using_dict(out, stored, base).map_err(explain)?;
         if written != out.len() {
             return Err(CodecError::Invalid("the zstd frame is shorter than its chunk"));
         }
