@@ -226,15 +226,16 @@ impl EventLoop {
 
     fn rejoin(&mut self) {
         if self.connected.is_empty() {
+            self.swarm.behaviour_mut().redial.hurry();
             for address in self.join.clone() {
                 self.dial(address);
             }
         }
     }
 
-    fn dial(&mut self, address: Multiaddr) {
-        if let Err(error) = self.swarm.dial(address.clone()) {
-            tracing::debug!("{address} cannot be dialled: {error}");
+    fn dial(&mut self, whom: impl Into<DialOpts>) {
+        if let Err(error) = self.swarm.dial(whom) {
+            tracing::debug!("a peer cannot be dialled: {error}");
         }
     }
 
@@ -329,12 +330,18 @@ impl EventLoop {
                 self.progressed(id, result, stats.num_failures() == 0 && stats.num_pending() == 0, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
+                let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
                 for (peer, address) in found {
-                    if !self.connected.contains_key(&peer) {
-                        // It is told of once: should it not be reached, it is tried again.
-                        self.swarm.behaviour_mut().redial.known(peer, vec![address.clone()]);
-                        self.dial(address.with_p2p(peer).unwrap_or_else(|address| address));
+                    let addresses: &mut Vec<Multiaddr> = peers.entry(peer).or_default();
+                    if addresses.len() < limits::PEER_ADDRESSES {
+                        addresses.push(address);
                     }
+                }
+                peers.retain(|peer, _| !self.connected.contains_key(peer));
+                for (peer, addresses) in peers {
+                    // It is told of once: should it not be reached, it is tried again.
+                    self.swarm.behaviour_mut().redial.named(peer, addresses.clone());
+                    self.dial(DialOpts::peer_id(peer).addresses(addresses).build());
                 }
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
@@ -377,7 +384,7 @@ impl EventLoop {
         for address in &addresses {
             self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
         }
-        self.swarm.behaviour_mut().redial.known(peer, addresses.clone());
+        self.swarm.behaviour_mut().redial.met(peer, addresses.clone());
         if let Some(known) = self.connected.get_mut(&peer) {
             *known = addresses;
         }

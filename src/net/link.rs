@@ -12,14 +12,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::error::{Error, Result};
 use crate::net::event_loop::{Handle, PeerAddresses};
 use crate::net::framed::{Budget, Received, StreamError, Throttle, read_fields, read_header, within};
+use crate::net::pulse::Pulse;
 use crate::net::serve::{STALL, greet};
 use crate::net::wire::Frame;
 
 /// How long a peer may take for one answer. A commit waits for its disk.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// How long a peer may say nothing at all while it has something to answer, unless that is to store chunks.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long a peer may say nothing at all while it has something to answer, unless it has chunks to store.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// How often a stream is tried to be opened: the other side drops one that it has no room for.
 const ATTEMPTS: u32 = 3;
@@ -39,10 +40,10 @@ pub(crate) struct Link {
     asked: Mutex<HashMap<u32, oneshot::Sender<Received>>>,
     next: AtomicU32,
     closed: AtomicBool,
+    fell_silent: AtomicBool,
     /// Questions that the peer takes at once.
     window: Semaphore,
-    /// When it last said something; `None` while it does.
-    heard: Mutex<Option<Instant>>,
+    pulse: Arc<Pulse>,
     handle: Handle,
     /// Bytes that came from the peer.
     pub(crate) received_bytes: Arc<AtomicU64>,
@@ -50,8 +51,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Asks; the frame gets the number that it is called with. Waits while the peer has as many questions as it takes. One that does not
-    /// answer in time is disconnected, so that nobody else waits for it as long.
+    /// Asks; the frame gets the number that it is called with. Waits while the peer has as many questions as it takes. One that falls
+    /// silent is disconnected, so that nobody else waits for it as long.
     pub(crate) async fn ask(&self, frame: impl FnOnce(u32) -> Frame) -> Result<Received, StreamError> {
         let gone = || StreamError::Io(std::io::ErrorKind::ConnectionReset.into());
         let _slot = self.window.acquire().await.map_err(|_| gone())?;
@@ -65,13 +66,16 @@ impl Link {
         }
         let mut bytes = Vec::new();
         let frame = frame(request);
-        let patience = if matches!(frame, Frame::Put(..) | Frame::Commit(..)) { ANSWER } else { SILENCE };
+        // It writes to its disk, and other questions wait behind that.
+        let _storing = matches!(frame, Frame::Put(..) | Frame::Commit(..)).then(|| Excused::on(&self.pulse));
         frame.encode(&mut bytes);
         self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.questions.send(bytes).await.map_err(|_| gone())?;
-        let received = self.answer(answered, patience).await;
+        let place = self.questions.reserve().await.map_err(|_| gone())?;
+        self.pulse.excuse();
+        place.send(bytes);
+        let received = self.answer(answered).await;
         drop(forget);
-        if let Err(StreamError::Stalled(_)) = received {
+        if self.fell_silent.load(Ordering::Relaxed) {
             self.close();
             self.handle.disconnect(self.peer).await;
         }
@@ -82,18 +86,16 @@ impl Link {
         }
     }
 
-    /// Waits for an answer: `patience` since the peer last said something, and [`ANSWER`] in all.
-    async fn answer(
-        &self,
-        mut answered: oneshot::Receiver<Received>,
-        patience: Duration,
-    ) -> Result<Received, StreamError> {
+    /// Waits for an answer: [`SILENCE`] since the peer last said something, and [`ANSWER`] in all.
+    async fn answer(&self, mut answered: oneshot::Receiver<Received>) -> Result<Received, StreamError> {
         let asked = Instant::now();
         loop {
             let now = Instant::now();
-            let heard = lock(&self.heard).unwrap_or(now);
-            let until = (heard.max(asked) + patience).min(asked + ANSWER);
+            let until = (self.pulse.silent_since(now).max(asked) + SILENCE).min(asked + ANSWER);
             if until <= now {
+                if until < asked + ANSWER {
+                    self.fell_silent.store(true, Ordering::Relaxed);
+                }
                 return Err(StreamError::Stalled(now - asked));
             }
             if let Ok(answer) = tokio::time::timeout_at(until.into(), &mut answered).await {
@@ -120,10 +122,11 @@ impl Link {
     ) -> Result<(), StreamError> {
         while let Some(header) = read_header(&mut reader, STALL).await? {
             // However long this node itself puts the rest off, the peer is not silent.
-            *lock(&self.heard) = None;
-            let received = read_fields(&mut reader, header, &budget, &throttle, STALL).await?;
+            let received = {
+                let _speaking = Excused::on(&self.pulse);
+                read_fields(&mut reader, header, &budget, &throttle, STALL).await?
+            };
             self.received_bytes.fetch_add(received.bytes as u64, Ordering::Relaxed);
-            *lock(&self.heard) = Some(Instant::now());
             if let Frame::Refuse(0, code, why) = received.frame {
                 return Err(StreamError::Refused(code, why));
             }
@@ -136,6 +139,22 @@ impl Link {
             }
         }
         Ok(())
+    }
+}
+
+/// Excuses a peer's silence until it is dropped.
+struct Excused<'p>(&'p Pulse);
+
+impl<'p> Excused<'p> {
+    fn on(pulse: &'p Pulse) -> Excused<'p> {
+        pulse.excuse();
+        Excused(pulse)
+    }
+}
+
+impl Drop for Excused<'_> {
+    fn drop(&mut self) {
+        self.0.resume(Instant::now());
     }
 }
 
@@ -152,10 +171,12 @@ async fn write(
     mut questions: mpsc::Receiver<Vec<u8>>,
     mut writer: WriteHalf<Stream>,
     throttle: Arc<Throttle>,
+    pulse: Arc<Pulse>,
 ) -> Result<(), StreamError> {
     while let Some(bytes) = questions.recv().await {
         throttle.take(bytes.len()).await;
         within(STALL, writer.write_all(&bytes)).await?;
+        pulse.resume(Instant::now());
         if questions.is_empty() {
             within(STALL, writer.flush()).await?;
         }
@@ -251,6 +272,7 @@ impl Links {
         let (mut reader, mut writer) = stream.split();
         let window = greet(&mut reader, &mut writer, &self.budget).await?;
         let (questions, to_write) = mpsc::channel(4);
+        let pulse = Arc::new(Pulse::new(Instant::now()));
         let link = Arc::new(Link {
             peer,
             questions,
@@ -258,12 +280,13 @@ impl Links {
             next: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             window: Semaphore::new(window as usize),
-            heard: Mutex::new(Some(Instant::now())),
+            pulse: Arc::clone(&pulse),
+            fell_silent: AtomicBool::new(false),
             handle: self.handle.clone(),
             received_bytes: Arc::clone(&self.received_bytes),
             sent_bytes: Arc::clone(&self.sent_bytes),
         });
-        let writing = tokio::spawn(write(to_write, writer, Arc::clone(&self.upload)));
+        let writing = tokio::spawn(write(to_write, writer, Arc::clone(&self.upload), pulse));
         let (reading, budget, throttle) = (Arc::clone(&link), self.budget.clone(), Arc::clone(&self.download));
         tokio::spawn(async move {
             if let Err(error) = reading.read(reader, budget, throttle).await {

@@ -32,6 +32,8 @@ pub(crate) mod link;
 mod mux;
 pub mod placement;
 #[cfg(feature = "net")]
+mod pulse;
+#[cfg(feature = "net")]
 pub(crate) mod push;
 pub mod record;
 #[cfg(feature = "net")]

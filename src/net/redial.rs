@@ -3,8 +3,11 @@
 //!
 //! Kademlia forgets a peer that cannot be dialled. Without this, the two halves of a network that was cut would each forget the other, and
 //! stay apart when the cut is mended; and until they had forgotten, every lookup would wait for connections that do not come.
+//!
+//! Peers that are named on the local network, which anybody there can do, are tried again for a while too, but never in place of those
+//! that showed that they are of this network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -21,17 +24,17 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
 
-/// Peers that are kept in mind, the last ones heard of.
-const PEERS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Peers that were connected: so many are kept in mind, the last ones heard of, and tried for so long.
+const MET: (NonZeroUsize, Duration) = (NonZeroUsize::new(1024).unwrap(), Duration::from_secs(24 * 3600));
 
-/// Peers that are tried at the same time.
+/// The same for peers that were only named on the local network.
+const NAMED: (NonZeroUsize, Duration) = (NonZeroUsize::new(32).unwrap(), Duration::from_secs(300));
+
+/// Peers of either kind that are tried at the same time.
 const AT_ONCE: usize = 16;
 
 /// The time between two tries: a quarter of how long the peer has been away, within these bounds.
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(300);
-
-/// How long a peer is tried before it is taken for gone.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a peer is not dialled now.
 #[derive(Debug, thiserror::Error)]
@@ -43,26 +46,37 @@ struct Resting;
 struct Away {
     since: Instant,
     next: Instant,
-    /// It is being tried.
-    under_way: bool,
+    /// The dial by which it is being tried.
+    under_way: Option<ConnectionId>,
 }
 
-/// The peers that were connected, and which of them are away. Pure: it is told the time.
+/// Where peers were reached, and which of them are away. Pure: it is told the time.
 #[derive(Debug)]
 struct Peers {
     addresses: LruCache<PeerId, Vec<Multiaddr>>,
     away: HashMap<PeerId, Away>,
+    patience: Duration,
 }
 
 impl Peers {
-    fn new() -> Peers {
-        Peers { addresses: LruCache::new(PEERS), away: HashMap::new() }
+    fn new((room, patience): (NonZeroUsize, Duration)) -> Peers {
+        Peers { addresses: LruCache::new(room), away: HashMap::new(), patience }
     }
 
-    fn known(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    /// A peer is at `addresses`. At new ones it is worth a try at once.
+    fn known(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+        let new = addresses.iter().any(|address| !self.knows(&peer, address));
+        if let Some(away) = self.away.get_mut(&peer).filter(|_| new) {
+            (away.since, away.next) = (now, now);
+        }
         if let Some((forgotten, _)) = self.addresses.push(peer, addresses).filter(|(pushed, _)| *pushed != peer) {
             self.away.remove(&forgotten);
         }
+    }
+
+    fn forget(&mut self, peer: &PeerId) {
+        self.addresses.pop(peer);
+        self.away.remove(peer);
     }
 
     fn reached(&mut self, peer: &PeerId) {
@@ -73,13 +87,27 @@ impl Peers {
         if !self.addresses.contains(peer) {
             return;
         }
-        let away = self.away.entry(*peer).or_insert(Away { since: now, next: now, under_way: false });
+        let away = self.away.entry(*peer).or_insert(Away { since: now, next: now, under_way: None });
         let gone = now.saturating_duration_since(away.since);
-        away.under_way = false;
+        away.under_way = None;
         away.next = now + (gone / 4).clamp(*PAUSE.start(), *PAUSE.end());
-        if gone > PATIENCE {
-            self.addresses.pop(peer);
-            self.away.remove(peer);
+        if gone > self.patience {
+            self.forget(peer);
+        }
+    }
+
+    /// A try was not made, since somebody else is at it.
+    fn put_off(&mut self, peer: &PeerId, dial: ConnectionId, now: Instant) {
+        if let Some(away) = self.away.get_mut(peer).filter(|away| away.under_way == Some(dial)) {
+            away.under_way = None;
+            away.next = now + *PAUSE.start();
+        }
+    }
+
+    /// Nobody rests any more.
+    fn hurry(&mut self, now: Instant) {
+        for away in self.away.values_mut() {
+            away.next = away.next.min(now);
         }
     }
 
@@ -87,37 +115,81 @@ impl Peers {
         self.away.get(peer).is_some_and(|away| now < away.next)
     }
 
+    fn knows(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        let bare = |address: &Multiaddr| address.clone().with_p2p(*peer).unwrap_or_else(|address| address);
+        self.addresses.peek(peer).is_some_and(|known| known.iter().any(|known| bare(known) == bare(address)))
+    }
+
+    fn under_way(&self) -> usize {
+        self.away.values().filter(|away| away.under_way.is_some()).count()
+    }
+
     /// The next peer to try, if it is time for one.
     fn due(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
-        if self.away.values().filter(|away| away.under_way).count() >= AT_ONCE {
-            return None;
-        }
-        let waiting = self.away.iter_mut().filter(|(_, away)| !away.under_way && away.next <= now);
-        let (peer, away) = waiting.min_by_key(|(_, away)| away.next)?;
-        away.under_way = true;
+        let waiting = self.away.iter().filter(|(_, away)| away.under_way.is_none() && away.next <= now);
+        let (peer, _) = waiting.min_by_key(|(_, away)| away.next)?;
         Some((*peer, self.addresses.peek(peer).cloned().unwrap_or_default()))
+    }
+
+    fn tried(&mut self, peer: &PeerId, dial: ConnectionId) {
+        if let Some(away) = self.away.get_mut(peer) {
+            away.under_way = Some(dial);
+        }
     }
 
     /// When the next peer is to be tried.
     fn next(&self) -> Option<Instant> {
-        self.away.values().filter(|away| !away.under_way).map(|away| away.next).min()
+        self.away.values().filter(|away| away.under_way.is_none()).map(|away| away.next).min()
     }
 }
 
 /// The behaviour of a swarm.
 pub(crate) struct Redial {
-    peers: Peers,
+    met: Peers,
+    named: Peers,
+    connected: HashSet<PeerId>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Redial {
     pub(super) fn new() -> Redial {
-        Redial { peers: Peers::new(), timer: None }
+        Redial { met: Peers::new(MET), named: Peers::new(NAMED), connected: HashSet::new(), timer: None }
     }
 
     /// A peer of this network is connected, and can be reached at `addresses`.
-    pub(super) fn known(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.peers.known(peer, addresses);
+    pub(super) fn met(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.named.forget(&peer);
+        self.met.known(peer, addresses, Instant::now());
+    }
+
+    /// Somebody on the local network says that a peer is at `addresses`.
+    pub(super) fn named(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.named.known(peer, addresses, Instant::now());
+    }
+
+    /// Nobody is connected: whoever may be there again is not to be waited for.
+    pub(super) fn hurry(&mut self) {
+        self.met.hurry(Instant::now());
+    }
+
+    fn both(&mut self) -> [&mut Peers; 2] {
+        [&mut self.met, &mut self.named]
+    }
+
+    fn failed(&mut self, peer: PeerId, error: &DialError, dial: ConnectionId) {
+        let now = Instant::now();
+        // A dial that crosses a connection says nothing.
+        let connected = self.connected.contains(&peer);
+        for peers in self.both() {
+            let own = peers.away.get(&peer).is_some_and(|away| away.under_way == Some(dial));
+            match error {
+                _ if connected => peers.reached(&peer),
+                DialError::DialPeerConditionFalse(_) => peers.put_off(&peer, dial, now),
+                DialError::Transport(_) => peers.failed(&peer, now),
+                _ if own => peers.failed(&peer, now),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -129,10 +201,12 @@ impl NetworkBehaviour for Redial {
         &mut self,
         _: ConnectionId,
         peer: Option<PeerId>,
-        _: &[Multiaddr],
+        addresses: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        match peer.is_some_and(|peer| self.peers.rests(&peer, Instant::now())) {
+        // At an address where it was not tried it may be.
+        let vain = |peer: &PeerId| addresses.iter().all(|address| self.met.knows(peer, address));
+        match peer.is_some_and(|peer| self.met.rests(&peer, Instant::now()) && vain(&peer)) {
             true => Err(ConnectionDenied::new(Resting)),
             false => Ok(Vec::new()),
         }
@@ -161,18 +235,20 @@ impl NetworkBehaviour for Redial {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionEstablished(established) => self.peers.reached(&established.peer_id),
-            FromSwarm::DialFailure(failure) => match (failure.peer_id, failure.error) {
-                (Some(peer), DialError::Transport(_)) => self.peers.failed(&peer, Instant::now()),
-                // Whatever else kept it from being dialled, it is not being tried any more.
-                (Some(peer), _) => {
-                    if let Some(away) = self.peers.away.get_mut(&peer).filter(|away| away.under_way) {
-                        away.under_way = false;
-                        away.next = Instant::now() + *PAUSE.start();
-                    }
+            FromSwarm::ConnectionEstablished(established) => {
+                self.connected.insert(established.peer_id);
+                for peers in self.both() {
+                    peers.reached(&established.peer_id);
                 }
-                (None, _) => {}
-            },
+            }
+            FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
+                self.connected.remove(&closed.peer_id);
+            }
+            FromSwarm::DialFailure(failure) => {
+                if let Some(peer) = failure.peer_id {
+                    self.failed(peer, failure.error, failure.connection_id);
+                }
+            }
             _ => {}
         }
     }
@@ -183,11 +259,20 @@ impl NetworkBehaviour for Redial {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         loop {
-            if let Some((peer, addresses)) = self.peers.due(Instant::now()) {
-                let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
-                return Poll::Ready(ToSwarm::Dial { opts: options.addresses(addresses).build() });
+            // The end of one of them is an event, after which this is asked again.
+            if self.met.under_way() + self.named.under_way() >= AT_ONCE {
+                return Poll::Pending;
             }
-            let Some(next) = self.peers.next() else { return Poll::Pending };
+            let now = Instant::now();
+            for peers in self.both() {
+                if let Some((peer, addresses)) = peers.due(now) {
+                    let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
+                    let opts = options.addresses(addresses).extend_addresses_through_behaviour().build();
+                    peers.tried(&peer, opts.connection_id());
+                    return Poll::Ready(ToSwarm::Dial { opts });
+                }
+            }
+            let Some(next) = self.both().iter().filter_map(|peers| peers.next()).min() else { return Poll::Pending };
             let timer = self.timer.insert(Box::pin(tokio::time::sleep_until(next.into())));
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -204,43 +289,82 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
+    }
+
+    /// Takes the next peer that is due and tries it.
+    fn try_next(peers: &mut Peers, now: Instant) -> Option<PeerId> {
+        let (peer, addresses) = peers.due(now)?;
+        peers.tried(&peer, DialOpts::peer_id(peer).addresses(addresses).build().connection_id());
+        Some(peer)
+    }
+
     #[test]
     fn who_is_away_is_tried_less_and_less_often_until_it_is_there() {
-        let (mut peers, start) = (Peers::new(), Instant::now());
+        let (mut peers, start) = (Peers::new(MET), Instant::now());
         let (peer, stranger) = (PeerId::random(), PeerId::random());
-        peers.known(peer, vec!["/ip4/10.0.0.1/tcp/1".parse().unwrap()]);
+        peers.known(peer, vec![address(1)], start);
         peers.failed(&stranger, start);
         assert_eq!(peers.next(), None, "one that never was here is nobody's loss");
         let (mut now, mut tries) = (start, Vec::new());
         peers.failed(&peer, now);
         while now < start + seconds(7200) {
-            assert!(peers.rests(&peer, now) && peers.due(now).is_none());
+            assert!(peers.rests(&peer, now) && try_next(&mut peers, now).is_none());
             now = peers.next().unwrap();
             assert!(!peers.rests(&peer, now));
-            assert_eq!(peers.due(now).unwrap().0, peer);
-            assert!(peers.due(now).is_none() && peers.next().is_none(), "one try at a time");
+            assert_eq!(try_next(&mut peers, now), Some(peer));
+            assert!(try_next(&mut peers, now).is_none() && peers.next().is_none(), "one try at a time");
             tries.push((now - start).as_secs());
             peers.failed(&peer, now);
         }
         assert_eq!(tries[..6], [2, 4, 6, 8, 10, 12]);
         assert!(tries.len() < 60 && tries.windows(2).all(|pair| pair[1] - pair[0] <= 300), "{tries:?}");
+        assert!(peers.rests(&peer, now));
+        peers.known(peer, vec![address(1)], now);
+        assert!(peers.rests(&peer, now), "nothing is new");
+        peers.known(peer, vec![address(2)], now);
+        assert!(!peers.rests(&peer, now), "it may be at its new address");
+        peers.failed(&peer, now);
+        peers.hurry(now);
+        assert!(try_next(&mut peers, now).is_some(), "there is nobody else");
         peers.reached(&peer);
         assert!(peers.next().is_none() && !peers.rests(&peer, now));
         peers.failed(&peer, now);
-        peers.failed(&peer, now + PATIENCE + seconds(1));
-        assert_eq!(peers.next(), None, "it is given up");
+        peers.failed(&peer, now + MET.1 + seconds(1));
+        assert_eq!((peers.next(), peers.addresses.len()), (None, 0), "it is given up");
     }
 
     #[test]
     fn no_more_are_kept_in_mind_or_tried_than_there_is_room_for() {
-        let (mut peers, now) = (Peers::new(), Instant::now());
-        for _ in 0..2 * PEERS.get() {
-            let peer = PeerId::random();
-            peers.known(peer, Vec::new());
-            peers.failed(&peer, now);
+        let (mut redial, now) = (Redial::new(), Instant::now());
+        for _ in 0..2 * MET.0.get() {
+            let (met, named) = (PeerId::random(), PeerId::random());
+            redial.met(met, vec![address(1)]);
+            redial.named(named, vec![address(2)]);
+            redial.met.failed(&met, now);
+            redial.named.failed(&named, now);
         }
-        assert_eq!((peers.addresses.len(), peers.away.len()), (PEERS.get(), PEERS.get()));
-        let later = now + seconds(10);
-        assert_eq!(std::iter::from_fn(|| peers.due(later)).count(), AT_ONCE);
+        assert_eq!((redial.met.addresses.len(), redial.met.away.len()), (MET.0.get(), MET.0.get()));
+        assert_eq!((redial.named.addresses.len(), redial.named.away.len()), (NAMED.0.get(), NAMED.0.get()));
+        redial.hurry();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let dials =
+            std::iter::from_fn(|| matches!(redial.poll(&mut cx), Poll::Ready(ToSwarm::Dial { .. })).then_some(()));
+        assert_eq!(dials.count(), AT_ONCE, "and then it waits for one of them to end");
+    }
+
+    #[test]
+    fn a_dial_that_crosses_a_connection_leaves_nobody_away() {
+        let (mut redial, peer) = (Redial::new(), PeerId::random());
+        redial.met(peer, vec![address(1)]);
+        let dial = DialOpts::peer_id(peer).build().connection_id();
+        redial.failed(peer, &DialError::Transport(Vec::new()), dial);
+        assert!(redial.met.rests(&peer, Instant::now()));
+        assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(1)], Endpoint::Dialer).is_err());
+        assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(9)], Endpoint::Dialer).is_ok());
+        redial.connected.insert(peer);
+        redial.failed(peer, &DialError::Transport(Vec::new()), dial);
+        assert!(redial.met.away.is_empty());
     }
 }

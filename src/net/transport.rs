@@ -19,8 +19,9 @@ pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 /// How long a connection may take until it is encrypted and has streams.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the other end may leave what was sent without a sign of its arrival, before the connection is given up.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long the other end may leave what was sent without a sign of its arrival, or have no room for more, before the connection is
+/// given up.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Without anything to send, how often the other end is asked for such a sign.
 const PROBE: Duration = Duration::from_secs(5);
@@ -54,7 +55,8 @@ fn by_address(key: &Keypair) -> Result<Transport> {
     Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
 }
 
-/// Has the system end a connection whose other end is cut off or gone. One that is only slow gives signs, and is kept.
+/// Has the system end a connection whose other end is cut off or gone. One that is slow, and reads now
+/// and then, gives signs and is kept.
 fn notice_silence(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_tcp_user_timeout(stream, SILENCE.as_millis() as u32)?;

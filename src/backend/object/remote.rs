@@ -401,13 +401,13 @@ impl Drop for Remote {
     }
 }
 
-/// What `error` comes to, in the words of the store and its client, and the remedy where there is one. Addresses and heads of requests
-/// are left out: they are no place to look for secrets in.
 /// How servers that speak S3 refuse a header that they know nothing of.
 fn knows_no_conditions(error: &opendal::Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.message().contains("NotImplemented")
 }
 
+/// What `error` comes to, in the words of the store and its client, and the remedy where there is one. Addresses and heads of requests
+/// are left out: they are no place to look for secrets in.
 fn failure(error: opendal::Error) -> io::Error {
     let mut why = error.message().to_owned();
     let mut cause = error.source();
