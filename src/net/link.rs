@@ -33,17 +33,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A frame to send, and whom to tell that it is.
+type Question = (Vec<u8>, oneshot::Sender<()>);
+
 /// A stream to a peer.
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
-    questions: mpsc::Sender<Vec<u8>>,
+    questions: mpsc::Sender<Question>,
     asked: Mutex<HashMap<u32, oneshot::Sender<Received>>>,
     next: AtomicU32,
     closed: AtomicBool,
     fell_silent: AtomicBool,
     /// Questions that the peer takes at once.
     window: Semaphore,
-    pulse: Arc<Pulse>,
+    pulse: Pulse,
     handle: Handle,
     /// Bytes that came from the peer.
     pub(crate) received_bytes: Arc<AtomicU64>,
@@ -70,12 +73,13 @@ impl Link {
         let _storing = matches!(frame, Frame::Put(..) | Frame::Commit(..)).then(|| Excused::on(&self.pulse));
         frame.encode(&mut bytes);
         self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let place = self.questions.reserve().await.map_err(|_| gone())?;
-        self.pulse.excuse();
-        place.send(bytes);
+        let (sent, is_sent) = oneshot::channel();
+        self.questions.send((bytes, sent)).await.map_err(|_| gone())?;
+        is_sent.await.map_err(|_| gone())?;
         let received = self.answer(answered).await;
         drop(forget);
-        if self.fell_silent.load(Ordering::Relaxed) {
+        // The first to notice does it: others may find the peer connected again.
+        if self.fell_silent.swap(false, Ordering::Relaxed) {
             self.close();
             self.handle.disconnect(self.peer).await;
         }
@@ -86,7 +90,7 @@ impl Link {
         }
     }
 
-    /// Waits for an answer: [`SILENCE`] since the peer last said something, and [`ANSWER`] in all.
+    /// Waits for the answer to a question that is sent: [`SILENCE`] since the peer last said something, and [`ANSWER`] in all.
     async fn answer(&self, mut answered: oneshot::Receiver<Received>) -> Result<Received, StreamError> {
         let asked = Instant::now();
         loop {
@@ -168,15 +172,14 @@ impl Drop for Forget<'_> {
 }
 
 async fn write(
-    mut questions: mpsc::Receiver<Vec<u8>>,
+    mut questions: mpsc::Receiver<Question>,
     mut writer: WriteHalf<Stream>,
     throttle: Arc<Throttle>,
-    pulse: Arc<Pulse>,
 ) -> Result<(), StreamError> {
-    while let Some(bytes) = questions.recv().await {
+    while let Some((bytes, sent)) = questions.recv().await {
         throttle.take(bytes.len()).await;
         within(STALL, writer.write_all(&bytes)).await?;
-        pulse.resume(Instant::now());
+        let _ = sent.send(());
         if questions.is_empty() {
             within(STALL, writer.flush()).await?;
         }
@@ -272,7 +275,6 @@ impl Links {
         let (mut reader, mut writer) = stream.split();
         let window = greet(&mut reader, &mut writer, &self.budget).await?;
         let (questions, to_write) = mpsc::channel(4);
-        let pulse = Arc::new(Pulse::new(Instant::now()));
         let link = Arc::new(Link {
             peer,
             questions,
@@ -280,16 +282,20 @@ impl Links {
             next: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             window: Semaphore::new(window as usize),
-            pulse: Arc::clone(&pulse),
+            pulse: Pulse::new(Instant::now()),
             fell_silent: AtomicBool::new(false),
             handle: self.handle.clone(),
             received_bytes: Arc::clone(&self.received_bytes),
             sent_bytes: Arc::clone(&self.sent_bytes),
         });
-        let writing = tokio::spawn(write(to_write, writer, Arc::clone(&self.upload), pulse));
+        let mut writing = tokio::spawn(write(to_write, writer, Arc::clone(&self.upload)));
         let (reading, budget, throttle) = (Arc::clone(&link), self.budget.clone(), Arc::clone(&self.download));
         tokio::spawn(async move {
-            if let Err(error) = reading.read(reader, budget, throttle).await {
+            let ended = tokio::select! {
+                read = reading.read(reader, budget, throttle) => read,
+                written = &mut writing => written.unwrap_or_else(|error| Err(std::io::Error::other(error).into())),
+            };
+            if let Err(error) = ended {
                 tracing::debug!("the link to {} ends: {error}", reading.peer);
             }
             reading.close();

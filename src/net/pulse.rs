@@ -9,9 +9,9 @@ pub(crate) struct Pulse(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// When it last said something, was sent something, or had stored something.
+    /// When it last said something, or had a reason not to.
     last: Instant,
-    /// Reasons why its silence says nothing: questions that are not sent yet, chunks that it stores, a frame of which the rest is put off.
+    /// Reasons why its silence says nothing: chunks that it stores, a frame of which this node puts the rest off.
     excuses: u32,
 }
 

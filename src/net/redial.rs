@@ -185,7 +185,10 @@ impl Redial {
             match error {
                 _ if connected => peers.reached(&peer),
                 DialError::DialPeerConditionFalse(_) => peers.put_off(&peer, dial, now),
-                DialError::Transport(_) => peers.failed(&peer, now),
+                // What became of a dial elsewhere says nothing of where it was found.
+                DialError::Transport(tried) if tried.iter().any(|(address, _)| peers.knows(&peer, address)) => {
+                    peers.failed(&peer, now);
+                }
                 _ if own => peers.failed(&peer, now),
                 _ => {}
             }
@@ -359,12 +362,18 @@ mod tests {
         let (mut redial, peer) = (Redial::new(), PeerId::random());
         redial.met(peer, vec![address(1)]);
         let dial = DialOpts::peer_id(peer).build().connection_id();
-        redial.failed(peer, &DialError::Transport(Vec::new()), dial);
+        let failure = |port| {
+            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+            DialError::Transport(vec![(address(port), libp2p::TransportError::Other(refused))])
+        };
+        redial.failed(peer, &failure(9), dial);
+        assert!(redial.met.away.is_empty(), "it was never there");
+        redial.failed(peer, &failure(1), dial);
         assert!(redial.met.rests(&peer, Instant::now()));
         assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(1)], Endpoint::Dialer).is_err());
         assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(9)], Endpoint::Dialer).is_ok());
         redial.connected.insert(peer);
-        redial.failed(peer, &DialError::Transport(Vec::new()), dial);
+        redial.failed(peer, &failure(1), dial);
         assert!(redial.met.away.is_empty());
     }
 }
