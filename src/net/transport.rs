@@ -55,8 +55,7 @@ fn by_address(key: &Keypair) -> Result<Transport> {
     Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
 }
 
-/// Has the system end a connection whose other end is cut off or gone. One that is slow, and reads now
-/// and then, gives signs and is kept.
+/// Has the system end a connection whose other end is cut off or gone. One that is slow, and reads now and then, gives signs and is kept.
 fn notice_silence(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
     use rustix::net::sockopt;
     sockopt::set_tcp_user_timeout(stream, SILENCE.as_millis() as u32)?;
