@@ -22,6 +22,9 @@ pub(crate) enum StreamError {
     /// Nothing came for too long.
     #[error("it did not answer for {} s", .0.as_secs())]
     Stalled(Duration),
+    /// The peer has said nothing at all for so long, though it had something to answer.
+    #[error("it has said nothing for {} s", .0.as_secs())]
+    Silent(Duration),
     /// It refused.
     #[error("it refused: {1} ({0:?})")]
     Refused(wire::Refused, String),

@@ -43,7 +43,6 @@ pub(crate) struct Link {
     asked: Mutex<HashMap<u32, oneshot::Sender<Received>>>,
     next: AtomicU32,
     closed: AtomicBool,
-    fell_silent: AtomicBool,
     /// Questions that the peer takes at once.
     window: Semaphore,
     pulse: Pulse,
@@ -79,8 +78,7 @@ impl Link {
         let received = self.answer(answered).await;
         drop(forget);
         // The first to notice does it: others may find the peer connected again.
-        if self.fell_silent.swap(false, Ordering::Relaxed) {
-            self.close();
+        if matches!(received, Err(StreamError::Silent(_))) && self.close() {
             self.handle.disconnect(self.peer).await;
         }
         let received = received?;
@@ -97,10 +95,10 @@ impl Link {
             let now = Instant::now();
             let until = (self.pulse.silent_since(now).max(asked) + SILENCE).min(asked + ANSWER);
             if until <= now {
-                if until < asked + ANSWER {
-                    self.fell_silent.store(true, Ordering::Relaxed);
-                }
-                return Err(StreamError::Stalled(now - asked));
+                return Err(match until < asked + ANSWER {
+                    true => StreamError::Silent(SILENCE),
+                    false => StreamError::Stalled(ANSWER),
+                });
             }
             if let Ok(answer) = tokio::time::timeout_at(until.into(), &mut answered).await {
                 return answer.map_err(|_| StreamError::Io(std::io::ErrorKind::ConnectionReset.into()));
@@ -112,10 +110,12 @@ impl Link {
         self.closed.load(Ordering::SeqCst)
     }
 
-    fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+    /// Ends the link; false if it had ended.
+    fn close(&self) -> bool {
+        let open = !self.closed.swap(true, Ordering::SeqCst);
         lock(&self.asked).clear();
         self.window.close();
+        open
     }
 
     async fn read(
@@ -283,7 +283,6 @@ impl Links {
             closed: AtomicBool::new(false),
             window: Semaphore::new(window as usize),
             pulse: Pulse::new(Instant::now()),
-            fell_silent: AtomicBool::new(false),
             handle: self.handle.clone(),
             received_bytes: Arc::clone(&self.received_bytes),
             sent_bytes: Arc::clone(&self.sent_bytes),
