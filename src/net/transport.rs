@@ -17,7 +17,7 @@ use crate::net::mux::MuxUpgrade;
 pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// How long a connection may take until it is encrypted and has streams.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the other end may leave what was sent without a sign of its arrival, or have no room for more, before the connection is
 /// given up.
