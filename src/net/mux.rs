@@ -1,7 +1,7 @@
 //! Several streams over one connection: yamux, set up for long transfers.
 //!
 //! libp2p's own wrapper around the `yamux` crate does not let its user choose the size of data frames. At its 16 KiB the headers, the
-//! wake-ups and the small encrypted messages cost a fifth of the throughput; with [`SPLIT_BYTES`] they do not. On the wire this is
+//! wake-ups and the small writes cost a fifth of the throughput; with [`SPLIT_BYTES`] they do not. On the wire this is
 //! yamux 1.0.0 like any other (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
 //!
 //! Invariant: a peer that opens streams faster than they are taken finds the ones above [`INBOUND_STREAMS`] closed; nothing grows with
@@ -14,13 +14,14 @@ use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::net::gather::Gather;
 use futures::io::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Connection, ConnectionError, Mode, Stream};
 
 /// Bytes of a data frame at most.
-const SPLIT_BYTES: usize = 64 << 10;
+const SPLIT_BYTES: usize = 256 << 10;
 
 /// Streams that wait to be taken.
 const INBOUND_STREAMS: usize = 64;
@@ -64,7 +65,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
 
 /// A connection with streams.
 pub(super) struct Mux<C> {
-    connection: Connection<C>,
+    connection: Connection<Gather<C>>,
     /// Streams that the other side opened, until they are asked for.
     inbound: VecDeque<Stream>,
     /// Whoever waits for one.
@@ -78,7 +79,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> Mux<C> {
         config.set_max_connection_receive_window(Some(WINDOW_BYTES));
         config.set_split_send_size(SPLIT_BYTES);
         config.set_read_after_close(true);
-        Mux { connection: Connection::new(connection, config, mode), inbound: VecDeque::new(), waiting: None }
+        Mux {
+            connection: Connection::new(Gather::new(connection), config, mode),
+            inbound: VecDeque::new(),
+            waiting: None,
+        }
     }
 
     /// Drives the connection; all of its streams move only while somebody does.

@@ -4,17 +4,22 @@
 
 use std::time::Duration;
 
+use futures::io::BufReader;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, dns, noise, quic, tcp};
+use libp2p::{PeerId, Transport as _, dns, quic, tcp};
 
 use crate::error::{Error, Result};
 use crate::net::mux::MuxUpgrade;
+use crate::net::tls::TlsUpgrade;
 
 /// A transport that a node can be started on. Whatever libp2p can box: see [`tcp_and_quic`] and [`memory`] for two.
 pub type Transport = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Bytes that are read from a connection at once. What is above reads a few thousand at a time.
+const READ_BYTES: usize = 128 << 10;
 
 /// How long a connection may take until it is encrypted and has streams.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// Without anything to send, how often the other end is asked for such a sign.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// TCP with noise and yamux, and QUIC; names are resolved by the system's DNS servers, where it has any.
+/// TCP with TLS and yamux, and QUIC; names are resolved by the system's DNS servers, where it has any.
 pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {
     match dns::tokio::Transport::system(by_address(key)?) {
         Ok(named) => Ok(named.boxed()),
@@ -43,10 +48,10 @@ fn by_address(key: &Keypair) -> Result<Transport> {
             if let Err(error) = notice_silence(&stream.0) {
                 tracing::debug!("a connection whose other end falls silent will be noticed late: {error}");
             }
-            stream
+            BufReader::with_capacity(READ_BYTES, stream)
         })
         .upgrade(Version::V1Lazy)
-        .authenticate(noise_config(key)?)
+        .authenticate(tls_upgrade(key)?)
         .multiplex(MuxUpgrade)
         .timeout(UPGRADE_TIMEOUT)
         .boxed();
@@ -69,12 +74,12 @@ fn notice_silence(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
 pub fn memory(key: &Keypair) -> Result<Transport> {
     let memory = MemoryTransport::default()
         .upgrade(Version::V1Lazy)
-        .authenticate(noise_config(key)?)
+        .authenticate(tls_upgrade(key)?)
         .multiplex(MuxUpgrade)
         .timeout(UPGRADE_TIMEOUT);
     Ok(memory.boxed())
 }
 
-fn noise_config(key: &Keypair) -> Result<noise::Config> {
-    noise::Config::new(key).map_err(|error| Error::Network { what: "the node's key", why: error.to_string() })
+fn tls_upgrade(key: &Keypair) -> Result<TlsUpgrade> {
+    TlsUpgrade::new(key).map_err(|error| Error::Network { what: "the node's key", why: error.to_string() })
 }
