@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use libp2p::PeerId;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::chunk::{Intake, Parcel, Taken};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::limits;
 use crate::monitor::Monitor;
 use crate::net::board::{Board, Next};
 use crate::net::event_loop::PeerAddresses;
@@ -30,11 +32,15 @@ const DIALS: usize = 64;
 const ARRIVED: usize = 32;
 const VERIFIERS: usize = 8;
 
-/// Bytes under way to one peer: at least, and at most.
-const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(16 << 20);
+/// Chunks that one of them takes at a time.
+const VERIFIED_AT_ONCE: usize = 4;
+
+/// Plain bytes under way to one peer: at least, and at most. Few enough at first that what comes is still in the processor's cache when it is
+/// verified; a peer that is far away gets more as its answers come.
+const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (512 << 10)..=(16 << 20);
 
 /// Chunks under way to one peer.
-const WINDOW_CHUNKS: usize = 32;
+const WINDOW_CHUNKS: usize = limits::STREAM_REQUESTS as usize;
 
 /// A chunk to fetch.
 #[derive(Debug, Clone)]
@@ -116,15 +122,18 @@ pub(crate) async fn fetch(
             tokio::task::spawn_blocking(move || job.verify_all(&arrived))
         })
         .collect();
-    let tasks = peers.into_iter().enumerate().map(|(place, peer)| {
-        let (job, links) = (Arc::clone(&job), Arc::clone(links));
-        let verifier = verifier.clone();
-        async move { job.draw(&links, place as u32, &peer, &verifier).await }
-    });
     // All at once: a chunk waits for its own holders, so none of them may wait for its turn. One that has nothing to give costs a few bytes.
-    // Dropped when the fetch is given up, and with it all that is under way.
-    futures::future::join_all(tasks).await;
+    // On the node's threads, where answers arrive, and not on the caller's, which each answer would have to wake. Dropped when the fetch
+    // is given up, and with it all that is under way.
+    let mut tasks: JoinSet<()> = JoinSet::new();
+    for (place, peer) in peers.into_iter().enumerate() {
+        let (job, links, verifier) = (Arc::clone(&job), Arc::clone(links), verifier.clone());
+        tasks.spawn(async move { job.draw(&links, place as u32, &peer, &verifier).await });
+    }
     drop(verifier);
+    while let Some(drawn) = tasks.join_next().await {
+        drawn.map_err(|error| Error::Network { what: "the fetch", why: error.to_string() })?;
+    }
     for thread in verifying {
         thread.await.map_err(|error| Error::io("store", "fetched chunks", std::io::Error::other(error)))?;
     }
@@ -184,24 +193,27 @@ impl Job {
                 Next::Done => return,
                 Next::Wait(wait) => wait,
             };
-            tokio::select! {
-                Some((index, outcome)) = under_way.next() => {
-                    bytes_under_way -= self.len(index);
-                    match outcome {
-                        Ok(answer) => window.note(answer.bytes, answer.took),
-                        Err(fault) => {
-                            self.fail(index);
-                            if let Some(why) = fault.lie {
-                                return self.ban(links, place, peer.peer, &why, under_way).await;
-                            }
-                            if fault.gone {
-                                return self.give_up(place, under_way).await;
-                            }
+            let mut came = tokio::select! {
+                came = under_way.next(), if !under_way.is_empty() => came,
+                () = &mut changed => None,
+                () = tokio::time::sleep(wait) => None,
+            };
+            // All that are there, so that the next questions leave together as well.
+            while let Some((index, outcome)) = came {
+                bytes_under_way -= self.len(index);
+                match outcome {
+                    Ok(took) => window.note(self.len(index), took),
+                    Err(fault) => {
+                        self.fail(index);
+                        if let Some(why) = fault.lie {
+                            return self.ban(links, place, peer.peer, &why, under_way).await;
+                        }
+                        if fault.gone {
+                            return self.give_up(place, under_way).await;
                         }
                     }
                 }
-                () = &mut changed => {}
-                () = tokio::time::sleep(wait) => {}
+                came = under_way.next().now_or_never().flatten();
             }
         }
     }
@@ -213,7 +225,7 @@ impl Job {
         place: u32,
         peer: PeerId,
         why: &str,
-        under_way: impl futures::Stream<Item = (u32, Result<Answer, Fault>)> + Unpin,
+        under_way: impl futures::Stream<Item = (u32, Result<Duration, Fault>)> + Unpin,
     ) {
         tracing::warn!("{peer} sent a wrong chunk and is not asked again: {why}");
         lock(&self.liars).push(peer);
@@ -225,7 +237,7 @@ impl Job {
     async fn give_up(
         &self,
         place: u32,
-        mut under_way: impl futures::Stream<Item = (u32, Result<Answer, Fault>)> + Unpin,
+        mut under_way: impl futures::Stream<Item = (u32, Result<Duration, Fault>)> + Unpin,
     ) {
         while let Some((index, outcome)) = under_way.next().await {
             if outcome.is_err() {
@@ -278,11 +290,11 @@ impl Job {
     }
 
     /// Fetches one chunk.
-    async fn one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> (u32, Result<Answer, Fault>) {
+    async fn one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> (u32, Result<Duration, Fault>) {
         (index, self.try_one(link, place, index, verifier).await)
     }
 
-    async fn try_one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> Result<Answer, Fault> {
+    async fn try_one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> Result<Duration, Fault> {
         let started = Instant::now();
         let wanted = self.wanted.get(index as usize).ok_or_else(Fault::miss)?;
         let received = link.ask(|request| Frame::Get(request, wanted.hash, wanted.bases.clone())).await?;
@@ -296,22 +308,28 @@ impl Job {
         if parcel.hash != wanted.hash || parcel.plain_len != wanted.len || !offered {
             return Err(Fault::lie("it is not the chunk that was asked for".to_owned()));
         }
-        let bytes = parcel.payload.len() as u64;
         let arrived = Arrived { index, place, parcel, took, _room: received.room };
         verifier.send(arrived).await.map_err(|_| Fault::miss())?;
-        Ok(Answer { bytes, took })
+        Ok(took)
     }
 
     /// Stores chunks that came, if they are right, until no more come. For a thread that may block.
     fn verify_all(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>) {
+        let mut batch = Vec::new();
         loop {
-            let Some(next) = lock(arrived).blocking_recv() else { return };
-            self.verify(&next);
-            self.changed.notify_waiters();
+            if lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) == 0 {
+                return;
+            }
+            for next in batch.drain(..) {
+                if !self.verify(&next) || lock(&self.board).left() == 0 {
+                    self.changed.notify_waiters();
+                }
+            }
         }
     }
 
-    fn verify(&self, arrived: &Arrived) {
+    /// Stores a chunk if it is right; false if it has to be asked for again, or the fetch cannot go on.
+    fn verify(&self, arrived: &Arrived) -> bool {
         let (index, parcel) = (arrived.index, &arrived.parcel);
         match self.intake.take(parcel) {
             Ok(Taken::Stored | Taken::Known) => {
@@ -320,6 +338,7 @@ impl Job {
                     self.chunks.fetch_add(1, Ordering::Relaxed);
                     self.deltas.fetch_add(u64::from(parcel.base.is_some()), Ordering::Relaxed);
                 }
+                return true;
             }
             Ok(Taken::Wrong(why)) => {
                 lock(&self.lies).entry(arrived.place).or_insert(why);
@@ -331,6 +350,7 @@ impl Job {
                 lock(&self.broken).get_or_insert(error);
             }
         }
+        false
     }
 }
 
@@ -343,11 +363,6 @@ struct Arrived {
     took: Duration,
     /// Its share of the memory for what travels.
     _room: Option<OwnedSemaphorePermit>,
-}
-
-struct Answer {
-    bytes: u64,
-    took: Duration,
 }
 
 /// Why a peer did not give a chunk.

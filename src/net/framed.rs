@@ -10,6 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::net::wire::{self, FRAME_HEADER_BYTES, Frame, WireError};
 
+/// Bytes of a reader's buffer that are kept for its next frame. Filled again, it costs neither zeroes nor the system's pages.
+const SCRATCH_BYTES: usize = 256 << 10;
+
 /// Why a stream came to its end before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
@@ -91,15 +94,16 @@ pub(crate) struct Received {
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads the next frame; `None` where the stream ends between two. Nothing is allocated before there is room in the budget.
+/// Reads the next frame, by way of `scratch`; `None` where the stream ends between two. Nothing is allocated before there is room in the budget.
 pub(crate) async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
+    scratch: &mut Vec<u8>,
     budget: &Budget,
     throttle: &Throttle,
     stall: Duration,
 ) -> Result<Option<Received>, StreamError> {
     match read_header(stream, stall).await? {
-        Some(header) => read_fields(stream, header, budget, throttle, stall).await.map(Some),
+        Some(header) => read_fields(stream, header, scratch, budget, throttle, stall).await.map(Some),
         None => Ok(None),
     }
 }
@@ -121,15 +125,22 @@ pub(crate) async fn read_header(
 pub(crate) async fn read_fields(
     stream: &mut (impl AsyncRead + Unpin),
     (len, kind): (usize, u8),
+    scratch: &mut Vec<u8>,
     budget: &Budget,
     throttle: &Throttle,
     stall: Duration,
 ) -> Result<Received, StreamError> {
     let room = budget.take(len).await;
     throttle.take(len).await;
-    let mut fields = vec![0; len];
-    within(stall, stream.read_exact(&mut fields)).await?;
-    let frame = Frame::decode(kind, &fields)?;
+    if scratch.len() < len {
+        scratch.resize(len, 0);
+    }
+    let fields = scratch.get_mut(..len).unwrap_or_default();
+    within(stall, stream.read_exact(fields)).await?;
+    let frame = Frame::decode(kind, fields)?;
+    if scratch.len() > SCRATCH_BYTES {
+        *scratch = Vec::new();
+    }
     Ok(Received { frame, bytes: len + FRAME_HEADER_BYTES, room })
 }
 

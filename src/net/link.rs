@@ -22,6 +22,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a peer may say nothing at all while it has something to answer, unless it has chunks to store.
 const SILENCE: Duration = Duration::from_secs(20);
 
+/// Questions that are shorter are written together with the next ones, where there are any.
+const SMALL_BYTES: usize = 4 << 10;
+
 /// How often a stream is tried to be opened: the other side drops one that it has no room for.
 const ATTEMPTS: u32 = 3;
 
@@ -124,11 +127,12 @@ impl Link {
         budget: Budget,
         throttle: Arc<Throttle>,
     ) -> Result<(), StreamError> {
+        let mut scratch = Vec::new();
         while let Some(header) = read_header(&mut reader, STALL).await? {
             // However long this node itself puts the rest off, the peer is not silent.
             let received = {
                 let _speaking = Excused::on(&self.pulse);
-                read_fields(&mut reader, header, &budget, &throttle, STALL).await?
+                read_fields(&mut reader, header, &mut scratch, &budget, &throttle, STALL).await?
             };
             self.received_bytes.fetch_add(received.bytes as u64, Ordering::Relaxed);
             if let Frame::Refuse(0, code, why) = received.frame {
@@ -176,10 +180,20 @@ async fn write(
     mut writer: WriteHalf<Stream>,
     throttle: Arc<Throttle>,
 ) -> Result<(), StreamError> {
-    while let Some((bytes, sent)) = questions.recv().await {
+    while let Some((mut bytes, sent)) = questions.recv().await {
+        let mut sent = vec![sent];
+        while bytes.len() < SMALL_BYTES
+            && let Ok((more, more_sent)) = questions.try_recv()
+        {
+            bytes.extend_from_slice(&more);
+            sent.push(more_sent);
+        }
         throttle.take(bytes.len()).await;
         within(STALL, writer.write_all(&bytes)).await?;
-        let _ = sent.send(());
+        for sent in sent {
+            // Whoever asked may have gone.
+            let _ = sent.send(());
+        }
         if questions.is_empty() {
             within(STALL, writer.flush()).await?;
         }

@@ -26,6 +26,12 @@ pub(crate) const STALL: Duration = Duration::from_secs(20);
 /// Frames that are worked through in one go.
 const BATCH: usize = 16;
 
+/// Answers are handed on when there are so many bytes of them, or nothing else to do.
+const ANSWER_BYTES: usize = 256 << 10;
+
+/// Bytes to write, and the room that they take.
+type Answers = (Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>);
+
 /// What a node keeps for its peers. Everything blocks, and is called from threads that may.
 pub(crate) trait Keeper: ChunkSource {
     /// Opens an intake for chunks that `from` puts. Fails with [`Error::Limit`] where its quota is used up.
@@ -99,9 +105,10 @@ impl Server {
     ) -> Result<(), StreamError> {
         greet(&mut reader, writer, &self.incoming).await?;
         let (frames, to_do) = mpsc::channel(limits::STREAM_REQUESTS as usize);
-        let (answers, to_write) = mpsc::channel(BATCH);
+        let (answers, to_write) = mpsc::channel(4);
         let reading = async {
-            while let Some(received) = self.next(&mut reader).await? {
+            let mut scratch = Vec::new();
+            while let Some(received) = self.next(&mut reader, &mut scratch).await? {
                 if frames.send(received).await.is_err() {
                     break;
                 }
@@ -116,8 +123,13 @@ impl Server {
     }
 
     /// The next request; `None` where the peer has none for so long that the stream may go.
-    async fn next(&self, reader: &mut ReadHalf<Stream>) -> Result<Option<Received>, StreamError> {
-        match tokio::time::timeout(self.idle, read_frame(reader, &self.incoming, &self.download, STALL)).await {
+    async fn next(
+        &self,
+        reader: &mut ReadHalf<Stream>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Option<Received>, StreamError> {
+        let reading = read_frame(reader, scratch, &self.incoming, &self.download, STALL);
+        match tokio::time::timeout(self.idle, reading).await {
             Ok(received) => {
                 let received = received?;
                 let bytes = received.as_ref().map_or(0, |received| received.bytes as u64);
@@ -130,7 +142,7 @@ impl Server {
 
     async fn write(
         &self,
-        mut answers: mpsc::Receiver<(Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>)>,
+        mut answers: mpsc::Receiver<Answers>,
         writer: &mut WriteHalf<Stream>,
     ) -> Result<(), StreamError> {
         while let Some((bytes, _room)) = answers.recv().await {
@@ -149,7 +161,7 @@ impl Server {
         self: &Arc<Server>,
         peer: PeerId,
         mut requests: mpsc::Receiver<Received>,
-        answers: mpsc::Sender<(Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>)>,
+        answers: mpsc::Sender<Answers>,
     ) -> Result<(), StreamError> {
         let mut session = Session { peer, intakes: HashMap::new() };
         let mut batch = Vec::new();
@@ -159,18 +171,20 @@ impl Server {
             let mut own = session;
             let runtime = tokio::runtime::Handle::current();
             let worked = tokio::task::spawn_blocking(move || {
-                for received in taken.drain(..) {
-                    let answer = server.answer(&mut own, received.frame)?;
-                    let mut bytes = Vec::new();
-                    answer.encode(&mut bytes);
-                    let room = match answer {
-                        Frame::Data(..) => runtime.block_on(server.outgoing.take(bytes.len())),
-                        _ => None,
-                    };
-                    if answers.blocking_send((bytes, room)).is_err() {
+                let mut bytes = Vec::new();
+                let mut requests = taken.drain(..).map(|received| received.frame).peekable();
+                while let Some(request) = requests.next() {
+                    server.answer(&mut own, request)?.encode(&mut bytes);
+                    // What is read is at hand in no time; anything else would keep this answer waiting.
+                    if bytes.len() < ANSWER_BYTES && matches!(requests.peek(), Some(Frame::Get(..))) {
+                        continue;
+                    }
+                    let room = runtime.block_on(server.outgoing.take(bytes.len()));
+                    if answers.blocking_send((std::mem::take(&mut bytes), room)).is_err() {
                         break;
                     }
                 }
+                drop(requests);
                 Ok::<_, StreamError>((own, taken))
             });
             let worked = worked.await.map_err(|error| StreamError::Io(std::io::Error::other(error)))?;
@@ -286,8 +300,8 @@ pub(crate) async fn greet(
     Frame::Hello { version: VERSION, window: limits::STREAM_REQUESTS }.encode(&mut bytes);
     within(STALL, writer.write_all(&bytes)).await?;
     within(STALL, writer.flush()).await?;
-    let unbound = Throttle::default();
-    let greeting = tokio::time::timeout(STALL, read_frame(reader, budget, &unbound, STALL));
+    let (unbound, mut scratch) = (Throttle::default(), Vec::new());
+    let greeting = tokio::time::timeout(STALL, read_frame(reader, &mut scratch, budget, &unbound, STALL));
     match greeting.await.map_err(|_| StreamError::Stalled(STALL))?? {
         Some(Received { frame: Frame::Hello { version: VERSION, window }, .. }) => {
             Ok(window.clamp(1, limits::STREAM_REQUESTS))

@@ -19,7 +19,7 @@ use crate::net::behaviour::{Behaviour, IDLE, protocol};
 use crate::net::config::NetConfig;
 use crate::net::event_loop::{EventLoop, Handle, PeerEvent};
 use crate::net::framed::{Budget, Throttle};
-use crate::net::kad_records::KadRecords;
+use crate::net::kad_records::{self, KadRecords};
 use crate::net::link::Links;
 use crate::net::resolver::Resolver;
 use crate::net::serve::{Served, Server, peer_key};
@@ -31,6 +31,12 @@ use crate::node::store::Store;
 
 /// How long the tasks of a node get to end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Threads that talk to peers: half of the processors, since what peers send is verified and stored by others. On two processors a second
+/// one only takes turns with the first.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2).clamp(1, 4)
+}
 
 /// Makes the transport of a node from its key.
 type MakeTransport = Box<dyn FnOnce(&Keypair) -> Result<Transport> + Send>;
@@ -93,6 +99,8 @@ pub(super) struct NodeInner {
     pub(super) tables: NetTables,
     pub(super) served: Arc<Served>,
     pub(super) refused_records: Arc<AtomicU64>,
+    /// The keys of records that come to this node.
+    pub(super) arrivals: tokio::sync::broadcast::Sender<Hash>,
     pub(super) started: Instant,
     /// One publication at a time: numbers of records are given out under it.
     pub(super) publishing: tokio::sync::Mutex<()>,
@@ -121,7 +129,7 @@ impl Node {
         let key = peer_keypair(&Identity::load_or_create(&directory.join("peer.key"))?)?;
         let tables = NetTables::open(Some(&directory.join("network.redb")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(threads())
             .thread_name("caskad-net")
             .enable_all()
             .build()
@@ -229,7 +237,8 @@ async fn start(
         why: "it is no ed25519 key; delete peer.key to get a new one".to_owned(),
     })?;
     let refused_records = Arc::<AtomicU64>::default();
-    let records = KadRecords::open(tables.clone(), NodeInner::now, Arc::clone(&refused_records))?;
+    let arrivals = kad_records::arrivals();
+    let records = KadRecords::open(tables.clone(), NodeInner::now, Arc::clone(&refused_records), arrivals.clone())?;
     let behaviour = Behaviour::new(&key, records, &config)?;
     let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
     let swarm = Swarm::new(make_transport(&key)?, behaviour, own, swarm_config);
@@ -271,6 +280,7 @@ async fn start(
         tables,
         served,
         refused_records,
+        arrivals,
         started: Instant::now(),
         publishing: tokio::sync::Mutex::default(),
         placed: Mutex::default(),
