@@ -1,6 +1,7 @@
 //! Publishing contributions, and collecting those of a round.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,11 @@ use crate::node::{Node, Payload, PutOptions, PutReport, Version};
 /// Workers that are asked at the same time.
 const AT_ONCE: usize = 16;
 
-/// How long after a look in vain the next one follows.
+/// How long after a look in vain the next one follows, unless word of the contribution comes first.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How soon the deadline, or the caller's wish to stop, is noticed.
+const LOOK_UP: Duration = Duration::from_millis(5);
 
 /// A contribution that came.
 #[derive(Debug)]
@@ -70,13 +74,14 @@ pub fn collect(
     let found: Mutex<Vec<Option<Version>>> = Mutex::new((0..workers.len()).map(|_| None).collect());
     // Ended with the deadline, whatever a fetch is at.
     let patience = Monitor::none();
-    let ask = || -> Result<()> {
+    let ask = &|| -> Result<()> {
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some((index, worker)) = next.and_then(|index| Some((index, workers.get(index)?))) else {
                 return Ok(());
             };
             let wanted = VersionRef::from(key.in_scope(worker));
+            let mut watch = node.watch(&wanted.key)?;
             loop {
                 monitor.check()?;
                 match node.fetch(&wanted, &patience) {
@@ -87,7 +92,7 @@ pub fn collect(
                         break;
                     }
                     Err(Error::NotFound { .. } | Error::Network { .. }) if Instant::now() + AGAIN < until => {
-                        std::thread::sleep(AGAIN);
+                        node.wait(&mut watch, AGAIN)?;
                     }
                     Err(Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled) => break,
                     Err(error) => return Err(error),
@@ -96,12 +101,21 @@ pub fn collect(
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers.len().min(AT_ONCE)).map(|_| scope.spawn(ask)).collect();
-        while threads.iter().any(|thread| !thread.is_finished()) {
+        // Nothing is sent: the channel ends with the last thread.
+        let (running, ended) = mpsc::channel::<()>();
+        let start = |_| {
+            let running = running.clone();
+            scope.spawn(move || {
+                let _running = running;
+                ask()
+            })
+        };
+        let threads: Vec<_> = (0..workers.len().min(AT_ONCE)).map(start).collect();
+        drop(running);
+        while ended.recv_timeout(LOOK_UP) == Err(RecvTimeoutError::Timeout) {
             if Instant::now() >= until || monitor.check().is_err() {
                 patience.cancel();
             }
-            std::thread::sleep(Duration::from_millis(5));
         }
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| {

@@ -11,24 +11,41 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record as KadRecord, RecordKey};
+use tokio::sync::broadcast;
 
+use crate::hash::Hash;
 use crate::limits;
 use crate::net::record::{Refusal, SignedRecord};
 use crate::net::tables::NetTables;
+
+/// Keys of records that an [`Arrivals`] may fall behind.
+const ARRIVALS: usize = 1024;
+
+/// Tells which records come to be kept here.
+pub(crate) type Arrivals = broadcast::Receiver<Hash>;
+
+/// Where records that come are told.
+pub(crate) fn arrivals() -> broadcast::Sender<Hash> {
+    broadcast::channel(ARRIVALS).0
+}
 
 pub(crate) struct KadRecords {
     tables: NetTables,
     records: HashMap<RecordKey, (SignedRecord, KadRecord)>,
     clock: fn() -> u64,
     refused: Arc<AtomicU64>,
+    /// The keys of records that come, for whoever waits for one.
+    arrivals: broadcast::Sender<Hash>,
 }
 
 impl KadRecords {
-    /// The records of `tables` that still hold. `clock` gives milliseconds since 1970, `refused` counts what was not taken.
+    /// The records of `tables` that still hold. `clock` gives milliseconds since 1970, `refused` counts what was not taken, and `arrivals`
+    /// is told what was.
     pub(crate) fn open(
         tables: NetTables,
         clock: fn() -> u64,
         refused: Arc<AtomicU64>,
+        arrivals: broadcast::Sender<Hash>,
     ) -> crate::error::Result<KadRecords> {
         let mut records = HashMap::new();
         for (key, bytes) in tables.records()? {
@@ -40,7 +57,7 @@ impl KadRecords {
                 Err(_) => tables.remove_record(&key)?,
             }
         }
-        Ok(KadRecords { tables, records, clock, refused })
+        Ok(KadRecords { tables, records, clock, refused, arrivals })
     }
 
     fn check(&mut self, record: &KadRecord) -> std::result::Result<SignedRecord, Refusal> {
@@ -89,6 +106,10 @@ impl RecordStore for KadRecords {
             tracing::warn!("a record is kept in memory only: {error}");
         }
         let kept = kad_record(record.key.clone(), &signed, (self.clock)());
+        if let Some(key) = Hash::from_slice(record.key.as_ref()) {
+            // Nobody may be waiting.
+            let _ = self.arrivals.send(key);
+        }
         self.records.insert(record.key, (signed, kept));
         Ok(())
     }
@@ -122,4 +143,37 @@ impl RecordStore for KadRecords {
     }
 
     fn remove_provider(&mut self, _: &RecordKey, _: &PeerId) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::net::record::{Body, Record};
+
+    fn record(of: &Identity, seq: u64) -> KadRecord {
+        let body = Body { hash: Hash::of(b"manifest"), len: 1000, pieces: None };
+        let (publisher, name) = (of.scope(), "gradient/run/1".to_owned());
+        let key = Record::key(&publisher, &name);
+        let (manifest, catalogue) = (body, body);
+        let signed = Record { publisher, name, seq, version: 1, manifest, catalogue, expires_unix_ms: 5000 }.sign(of);
+        KadRecord {
+            key: RecordKey::new(key.as_bytes()),
+            value: signed.bytes().to_vec(),
+            publisher: None,
+            expires: None,
+        }
+    }
+
+    #[test]
+    fn whoever_waits_is_told_what_came_and_not_what_was_refused() {
+        let (worker, sender) = (Identity::generate().unwrap(), arrivals());
+        let mut waiting = sender.subscribe();
+        let tables = NetTables::open(None).unwrap();
+        let mut records = KadRecords::open(tables, || 1000, Arc::default(), sender).unwrap();
+        records.put(record(&worker, 2)).unwrap();
+        records.put(record(&worker, 1)).unwrap_err();
+        assert_eq!(waiting.try_recv().unwrap(), Record::key(&worker.scope(), "gradient/run/1"));
+        assert!(waiting.try_recv().is_err());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use libp2p::kad;
 
@@ -14,11 +15,12 @@ use crate::limits;
 use crate::monitor::Monitor;
 use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
 use crate::net::fetch::{Fetched, PeerList, Wanted, fetch};
+use crate::net::kad_records::Arrivals;
 use crate::net::placement::Group;
 use crate::net::record::{Body, Record, SignedRecord};
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
-use crate::node::online::node::NodeInner;
+use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
@@ -38,6 +40,31 @@ pub(super) struct Missing {
 pub(super) struct FoundVersion {
     pub(super) number: u64,
     pub(super) version: CataloguedVersion,
+}
+
+/// Somebody who waits for the record of a key.
+pub(crate) struct Watch {
+    arrivals: Arrivals,
+    record: Hash,
+}
+
+impl Node {
+    /// Begins to watch for the record of `key`, which is in a scope.
+    pub(crate) fn watch(&self, key: &Key) -> Result<Watch> {
+        let record = Record::key(&NodeInner::foreign(key)?, key.name());
+        Ok(Watch { arrivals: self.inner.arrivals.subscribe(), record })
+    }
+
+    /// Waits until the record comes to this node, which is among those that keep it in a network of a few peers, or until it is time to
+    /// look elsewhere. One that came since the watch began, or the last wait ended, is not missed.
+    pub(crate) fn wait(&self, watch: &mut Watch, at_most: Duration) -> Result<()> {
+        self.block_on(async {
+            let came = async { while watch.arrivals.recv().await.is_ok_and(|record| record != watch.record) {} };
+            // In vain or not, whoever waited looks now.
+            let _ = tokio::time::timeout(at_most, came).await;
+            Ok(())
+        })
+    }
 }
 
 impl NodeInner {
@@ -130,7 +157,7 @@ impl NodeInner {
         }
     }
 
-    /// The plain bytes of chunks one after another.
+    /// The plain bytes of chunks one after another. They are read and done with: to keep them would cost a sync and bring nobody anything.
     async fn plain(&self, chunks: &[ChunkRef], terms: LeaseTerms, monitor: &Monitor) -> Result<Vec<u8>> {
         let missing =
             chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
@@ -153,7 +180,8 @@ impl NodeInner {
         )
     }
 
-    /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error.
+    /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error. What came is the caller's to
+    /// [`persist`], even then.
     pub(super) async fn bring(
         &self,
         wanted: Vec<Missing>,
@@ -199,13 +227,6 @@ impl NodeInner {
                 lost.contains(&(place - 1))
             });
         }
-        joined(
-            tokio::task::spawn_blocking(move || {
-                use crate::chunk::Intake as _;
-                intake.commit()
-            })
-            .await,
-        )?;
         match missing.first() {
             None => Ok(total),
             Some(first) => Err(Error::Network {
@@ -237,6 +258,17 @@ impl NodeInner {
         let list = list.collect();
         Ok((peers.peers, list))
     }
+}
+
+/// Makes durable what `intake` has taken, and its lease.
+pub(super) async fn persist(intake: Arc<StoreIntake>) -> Result<()> {
+    joined(
+        tokio::task::spawn_blocking(move || {
+            use crate::chunk::Intake as _;
+            intake.commit()
+        })
+        .await,
+    )
 }
 
 /// A catalogue in the form in which the store keeps refs.

@@ -7,7 +7,7 @@ use crate::chunk::LeaseTerms;
 use crate::error::Result;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
-use crate::node::online::find::Missing;
+use crate::node::online::find::{Missing, persist};
 use crate::node::online::node::Node;
 use crate::node::report::VerifyReport;
 
@@ -36,7 +36,12 @@ impl Node {
             let (manifest, expires_unix_ms) = (version.entry.manifest, self.inner.lease_end());
             let terms = LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms };
             let intake = Arc::new(self.inner.store.intake(terms)?);
-            match self.block_on(self.inner.bring(missing, intake, monitor)) {
+            let healing = async {
+                let brought = self.inner.bring(missing, Arc::clone(&intake), monitor).await;
+                persist(intake).await?;
+                brought
+            };
+            match self.block_on(healing) {
                 Ok(fetched) => healed += fetched.chunks,
                 Err(error) => monitor.warn(&format!("{wanted} is not whole again: {error}")),
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::chunk::{Intake as _, LeaseTerms};
+use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
 use crate::key::{Key, VersionRef};
 use crate::manifest::{Content, Manifest};
@@ -15,7 +15,7 @@ use crate::net::fetch::Fetched;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
-use crate::node::online::find::{FoundVersion, Missing, refs_of};
+use crate::node::online::find::{FoundVersion, Missing, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
@@ -221,20 +221,20 @@ impl NodeInner {
         let terms =
             LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
         let intake = Arc::new(self.store.intake(terms)?);
-        let persisting = Arc::clone(&intake);
-        let persist = async {
+        let persisting = async {
             loop {
                 tokio::time::sleep(PERSIST).await;
-                let intake = Arc::clone(&persisting);
-                if let Err(error) = joined(tokio::task::spawn_blocking(move || intake.commit()).await) {
+                if let Err(error) = persist(Arc::clone(&intake)).await {
                     return error;
                 }
             }
         };
         let fetched = tokio::select! {
-            fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched?,
-            error = persist => return Err(error),
+            fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched,
+            error = persisting => return Err(error),
         };
+        persist(Arc::clone(&intake)).await?;
+        let fetched = fetched?;
         if whole {
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
