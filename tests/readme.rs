@@ -25,7 +25,8 @@ fn tour(readme: &str) -> Vec<(String, String)> {
 fn essence(text: &str) -> Vec<String> {
     let essence_of = |word: &str| match word {
         _ if word.starts_with("b3-") => "b3-#".to_owned(),
-        "B" | "KiB" | "MiB" | "GiB" | "B/s" | "KiB/s" | "MiB/s" | "GiB/s" => "#".to_owned(),
+        "B" | "KiB" | "MiB" | "GiB" => "#".to_owned(),
+        _ if ["B/s", "KiB/s", "MiB/s", "GiB/s"].contains(&word.trim_end_matches(')')) => "#".to_owned(),
         _ => word.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect::<String>(),
     };
     let squeeze = |word: String| {
