@@ -101,12 +101,14 @@ impl RecordStore for KadRecords {
             }
         })?;
         if let Ok(key) = <&[u8; 32]>::try_from(record.key.as_ref())
-            && let Err(error) = self.tables.put_record(key, signed.bytes())
+            // Somebody else's transaction may be at its sync: the other tasks of this thread go on meanwhile.
+            && let Err(error) = tokio::task::block_in_place(|| self.tables.put_record(key, signed.bytes()))
         {
             tracing::warn!("a record is kept in memory only: {error}");
         }
         let kept = kad_record(record.key.clone(), &signed, (self.clock)());
-        if let Some(key) = Hash::from_slice(record.key.as_ref()) {
+        let is_new = self.records.get(&record.key).is_none_or(|(known, _)| known.bytes() != signed.bytes());
+        if let Some(key) = Hash::from_slice(record.key.as_ref()).filter(|_| is_new) {
             // Nobody may be waiting.
             let _ = self.arrivals.send(key);
         }
@@ -117,7 +119,7 @@ impl RecordStore for KadRecords {
     fn remove(&mut self, key: &RecordKey) {
         self.records.remove(key);
         if let Ok(key) = <&[u8; 32]>::try_from(key.as_ref())
-            && let Err(error) = self.tables.remove_record(key)
+            && let Err(error) = tokio::task::block_in_place(|| self.tables.remove_record(key))
         {
             tracing::warn!("a record that is gone may come back with the next start: {error}");
         }
@@ -171,6 +173,7 @@ mod tests {
         let mut waiting = sender.subscribe();
         let tables = NetTables::open(None).unwrap();
         let mut records = KadRecords::open(tables, || 1000, Arc::default(), sender).unwrap();
+        records.put(record(&worker, 2)).unwrap();
         records.put(record(&worker, 2)).unwrap();
         records.put(record(&worker, 1)).unwrap_err();
         assert_eq!(waiting.try_recv().unwrap(), Record::key(&worker.scope(), "gradient/run/1"));

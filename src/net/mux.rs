@@ -21,7 +21,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use yamux::{Connection, ConnectionError, Mode, Stream};
 
 /// Bytes of a data frame at most.
-const SPLIT_BYTES: usize = 256 << 10;
+const SPLIT_BYTES: usize = 128 << 10;
 
 /// Streams that wait to be taken.
 const INBOUND_STREAMS: usize = 64;

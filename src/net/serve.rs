@@ -171,15 +171,21 @@ impl Server {
             let mut own = session;
             let runtime = tokio::runtime::Handle::current();
             let worked = tokio::task::spawn_blocking(move || {
-                let mut bytes = Vec::new();
-                let mut requests = taken.drain(..).map(|received| received.frame).peekable();
-                while let Some(request) = requests.next() {
-                    server.answer(&mut own, request)?.encode(&mut bytes);
+                let (mut bytes, mut has_chunks) = (Vec::new(), false);
+                let mut requests = taken.drain(..).map(|received| (received.frame, received.room)).peekable();
+                while let Some((request, _room)) = requests.next() {
+                    let answer = server.answer(&mut own, request)?;
+                    answer.encode(&mut bytes);
+                    has_chunks |= matches!(answer, Frame::Data(..));
                     // What is read is at hand in no time; anything else would keep this answer waiting.
-                    if bytes.len() < ANSWER_BYTES && matches!(requests.peek(), Some(Frame::Get(..))) {
+                    if bytes.len() < ANSWER_BYTES && matches!(requests.peek(), Some((Frame::Get(..), _))) {
                         continue;
                     }
-                    let room = runtime.block_on(server.outgoing.take(bytes.len()));
+                    // A few bytes do not wait for peers that are slow to take their chunks.
+                    let room = match std::mem::take(&mut has_chunks) {
+                        true => runtime.block_on(server.outgoing.take(bytes.len())),
+                        false => None,
+                    };
                     if answers.blocking_send((std::mem::take(&mut bytes), room)).is_err() {
                         break;
                     }

@@ -38,8 +38,9 @@ impl Node {
             let intake = Arc::new(self.inner.store.intake(terms)?);
             let healing = async {
                 let brought = self.inner.bring(missing, Arc::clone(&intake), monitor).await;
-                persist(intake).await?;
-                brought
+                let kept = persist(intake).await;
+                let brought = brought?;
+                kept.map(|()| brought)
             };
             match self.block_on(healing) {
                 Ok(fetched) => healed += fetched.chunks,

@@ -233,8 +233,9 @@ impl NodeInner {
             fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
         };
-        persist(Arc::clone(&intake)).await?;
+        let kept = persist(Arc::clone(&intake)).await;
         let fetched = fetched?;
+        kept?;
         if whole {
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
