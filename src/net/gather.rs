@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a few bytes at a time, and notes where each write began.
+    /// Takes so many bytes at a time, and counts the writes.
     #[derive(Default)]
     struct Sink {
         taken: Vec<u8>,

@@ -29,6 +29,9 @@ const BATCH: usize = 16;
 /// Answers are handed on when there are so many bytes of them, or nothing else to do.
 const ANSWER_BYTES: usize = 256 << 10;
 
+/// How many such lots wait to be written.
+const ANSWERS_WAITING: usize = 4;
+
 /// Bytes to write, and the room that they take.
 type Answers = (Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>);
 
@@ -105,7 +108,7 @@ impl Server {
     ) -> Result<(), StreamError> {
         greet(&mut reader, writer, &self.incoming).await?;
         let (frames, to_do) = mpsc::channel(limits::STREAM_REQUESTS as usize);
-        let (answers, to_write) = mpsc::channel(4);
+        let (answers, to_write) = mpsc::channel(ANSWERS_WAITING);
         let reading = async {
             let mut scratch = Vec::new();
             while let Some(received) = self.next(&mut reader, &mut scratch).await? {

@@ -271,6 +271,13 @@ pub(super) async fn persist(intake: Arc<StoreIntake>) -> Result<()> {
     )
 }
 
+/// As [`persist`], after a [`bring`](NodeInner::bring) whose own error counts first.
+pub(super) async fn keep(brought: Result<Fetched>, intake: Arc<StoreIntake>) -> Result<Fetched> {
+    let kept = persist(intake).await;
+    let brought = brought?;
+    kept.map(|()| brought)
+}
+
 /// A catalogue in the form in which the store keeps refs.
 pub(super) fn refs_of(catalogue: &Catalogue) -> KeyRefs {
     let mut refs = KeyRefs::default();

@@ -7,7 +7,7 @@ use crate::chunk::LeaseTerms;
 use crate::error::Result;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
-use crate::node::online::find::{Missing, persist};
+use crate::node::online::find::{Missing, keep};
 use crate::node::online::node::Node;
 use crate::node::report::VerifyReport;
 
@@ -38,9 +38,7 @@ impl Node {
             let intake = Arc::new(self.inner.store.intake(terms)?);
             let healing = async {
                 let brought = self.inner.bring(missing, Arc::clone(&intake), monitor).await;
-                let kept = persist(intake).await;
-                let brought = brought?;
-                kept.map(|()| brought)
+                keep(brought, intake).await
             };
             match self.block_on(healing) {
                 Ok(fetched) => healed += fetched.chunks,

@@ -15,7 +15,7 @@ use crate::net::fetch::Fetched;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
-use crate::node::online::find::{FoundVersion, Missing, persist, refs_of};
+use crate::node::online::find::{FoundVersion, Missing, keep, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
@@ -233,9 +233,7 @@ impl NodeInner {
             fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
         };
-        let kept = persist(Arc::clone(&intake)).await;
-        let fetched = fetched?;
-        kept?;
+        let fetched = keep(fetched, Arc::clone(&intake)).await?;
         if whole {
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
