@@ -143,7 +143,7 @@ impl fmt::Display for Codec {
 
 /// An encoded chunk on its way between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
+pub struct Parcel<P = Vec<u8>> {
     /// BLAKE3 of the plain bytes.
     pub hash: Hash,
     /// Where it belongs: the first four bytes of its hash, or of the chunk that its family began with.
@@ -155,7 +155,15 @@ pub struct Parcel {
     /// The chunk that `payload` is a difference to, for the codecs that have one.
     pub base: Option<Hash>,
     /// The encoded bytes.
-    pub payload: Vec<u8>,
+    pub payload: P,
+}
+
+impl Parcel<&[u8]> {
+    /// With a payload of its own.
+    pub fn into_owned(self) -> Parcel {
+        let Parcel { hash, home, plain_len, codec, base, payload } = self;
+        Parcel { hash, home, plain_len, codec, base, payload: payload.to_vec() }
+    }
 }
 
 /// Where chunks can be read from.
@@ -166,6 +174,10 @@ pub trait ChunkSource: Send + Sync {
     /// The chunk, as the difference to one of `bases` if it is kept so, else encoded to stand alone. `None` if it is not here, or is
     /// damaged here. Its home is the first bytes of its hash.
     fn parcel(&self, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>>;
+
+    /// As [`parcel`](ChunkSource::parcel), for threads that may not block: shows the chunk to `take`, once; false where it is not in memory
+    /// in the form that it travels in.
+    fn take_at_hand(&self, hash: &Hash, bases: &[Hash], take: &mut dyn FnMut(&Parcel<&[u8]>)) -> bool;
 
     /// The chunk that `hash` is kept as a difference to, if it is.
     fn base(&self, hash: &Hash) -> Result<Option<Hash>>;

@@ -101,4 +101,8 @@ impl ObjectReader for MemoryObject {
         buffer[..n].copy_from_slice(&found[..n]);
         Ok(n)
     }
+
+    fn read_at_hand(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        self.read_at(offset, buffer).is_ok_and(|read| read == buffer.len())
+    }
 }

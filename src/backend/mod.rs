@@ -87,4 +87,10 @@ pub trait ObjectReader: Debug + Send + Sync {
 
     /// Fills as much of `buffer` as there is from `offset` on, and says how much that was: less only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Fills `buffer` from `offset` on if all of that is in memory; false where it is not, or that cannot be told. Never waits for a disk
+    /// or a network, so that threads that may not block can ask.
+    fn read_at_hand(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
 }

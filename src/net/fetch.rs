@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use libp2p::PeerId;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -34,6 +35,9 @@ const VERIFIERS: usize = 8;
 
 /// Chunks that one of them takes at a time.
 const VERIFIED_AT_ONCE: usize = 4;
+
+/// Chunks that wait when another thread is called to help verify.
+const BACKLOG: usize = 8;
 
 /// Plain bytes under way to one peer: at least, and at most. Few enough at first that what comes is still in the processor's cache when it is
 /// verified; a peer that is far away gets more as its answers come.
@@ -75,6 +79,8 @@ struct Job {
     board: Mutex<Board>,
     changed: Notify,
     intake: Arc<dyn Intake>,
+    /// Calls threads to help verify.
+    help: Semaphore,
     /// What peers sent in place of chunks, by their places.
     lies: Mutex<HashMap<u32, String>>,
     dials: Semaphore,
@@ -105,6 +111,7 @@ pub(crate) async fn fetch(
         wanted,
         changed: Notify::new(),
         intake,
+        help: Semaphore::new(0),
         lies: Mutex::default(),
         dials: Semaphore::new(DIALS),
         monitor: monitor.clone(),
@@ -117,9 +124,13 @@ pub(crate) async fn fetch(
     let arrived = Arc::new(Mutex::new(arrived));
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(VERIFIERS);
     let verifying: Vec<_> = (0..threads)
-        .map(|_| {
+        .map(|number| {
             let (job, arrived) = (Arc::clone(&job), Arc::clone(&arrived));
-            tokio::task::spawn_blocking(move || job.verify_all(&arrived))
+            let runtime = Handle::current();
+            tokio::task::spawn_blocking(move || match number {
+                0 => job.verify_all(&arrived),
+                _ => job.help_verify(&arrived, &runtime),
+            })
         })
         .collect();
     // All at once: a chunk waits for its own holders, so none of them may wait for its turn. One that has nothing to give costs a few bytes.
@@ -310,20 +321,45 @@ impl Job {
         }
         let arrived = Arrived { index, place, parcel, took, _room: received.room };
         verifier.send(arrived).await.map_err(|_| Fault::miss())?;
+        let waiting = verifier.max_capacity() - verifier.capacity();
+        if waiting >= BACKLOG && self.help.available_permits() == 0 {
+            self.help.add_permits(1);
+        }
         Ok(took)
     }
 
     /// Stores chunks that came, if they are right, until no more come. For a thread that may block.
     fn verify_all(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>) {
+        // Whatever ends this thread, those that wait to help are let go.
+        let _last = EndOfHelp(&self.help);
         let mut batch = Vec::new();
-        loop {
-            if lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) == 0 {
-                return;
-            }
-            for next in batch.drain(..) {
-                if !self.verify(&next) || lock(&self.board).left() == 0 {
-                    self.changed.notify_waiters();
+        while lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) > 0 {
+            self.verify_some(&mut batch);
+        }
+    }
+
+    /// Does so as well whenever more wait than one thread has done in time. Two threads that share what one can do only wake each other.
+    fn help_verify(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>, runtime: &Handle) {
+        let mut batch = Vec::new();
+        while let Ok(called) = runtime.block_on(self.help.acquire()) {
+            called.forget();
+            loop {
+                {
+                    let mut arrived = lock(arrived);
+                    batch.extend(std::iter::from_fn(|| arrived.try_recv().ok()).take(VERIFIED_AT_ONCE));
                 }
+                if batch.is_empty() {
+                    break;
+                }
+                self.verify_some(&mut batch);
+            }
+        }
+    }
+
+    fn verify_some(&self, batch: &mut Vec<Arrived>) {
+        for next in batch.drain(..) {
+            if !self.verify(&next) || lock(&self.board).left() == 0 {
+                self.changed.notify_waiters();
             }
         }
     }
@@ -351,6 +387,15 @@ impl Job {
             }
         }
         false
+    }
+}
+
+/// Lets those go that wait to help.
+struct EndOfHelp<'h>(&'h Semaphore);
+
+impl Drop for EndOfHelp<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

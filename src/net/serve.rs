@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::net::framed::{Budget, Received, StreamError, Throttle, read_frame, within};
-use crate::net::wire::{Frame, PutStatus, Refused, VERSION};
+use crate::net::wire::{Frame, PutStatus, Refused, VERSION, encode_data};
 
 /// How long a peer may keep us waiting in the middle of something.
 pub(crate) const STALL: Duration = Duration::from_secs(20);
@@ -28,6 +28,9 @@ const BATCH: usize = 16;
 
 /// Answers are handed on when there are so many bytes of them, or nothing else to do.
 const ANSWER_BYTES: usize = 256 << 10;
+
+/// Requests that go to a thread that may block, after one that had to.
+const ELSEWHERE: usize = 64;
 
 /// How many such lots wait to be written.
 const ANSWERS_WAITING: usize = 4;
@@ -159,7 +162,8 @@ impl Server {
         Ok(())
     }
 
-    /// Works through requests in their order, some at a time, on a thread that may block.
+    /// Works through requests in their order, some at a time: what is in memory is sent from here, all else is done on a thread that may
+    /// block.
     async fn work(
         self: &Arc<Server>,
         peer: PeerId,
@@ -168,7 +172,15 @@ impl Server {
     ) -> Result<(), StreamError> {
         let mut session = Session { peer, intakes: HashMap::new() };
         let mut batch = Vec::new();
+        let mut elsewhere = 0_usize;
         while requests.recv_many(&mut batch, BATCH).await > 0 {
+            if elsewhere == 0 && !self.send_at_hand(&mut batch, &answers).await? {
+                elsewhere = ELSEWHERE;
+            }
+            if batch.is_empty() {
+                continue;
+            }
+            elsewhere = elsewhere.saturating_sub(batch.len());
             let (server, answers) = (Arc::clone(self), answers.clone());
             let mut taken = std::mem::take(&mut batch);
             let mut own = session;
@@ -200,6 +212,38 @@ impl Server {
             (session, batch) = worked?;
         }
         Ok(())
+    }
+
+    /// Sends the chunks that the first of `requests` ask for, and takes those out. False if one asks for a chunk that is not at hand.
+    async fn send_at_hand(
+        &self,
+        requests: &mut Vec<Received>,
+        answers: &mpsc::Sender<Answers>,
+    ) -> Result<bool, StreamError> {
+        let (mut sent, mut bytes) = (0, Vec::new());
+        loop {
+            let more = self.encode_at_hand(requests.get(sent), &mut bytes);
+            sent += usize::from(more);
+            if !bytes.is_empty() && (!more || bytes.len() >= ANSWER_BYTES) {
+                let room = self.outgoing.take(bytes.len()).await;
+                if answers.send((std::mem::take(&mut bytes), room)).await.is_err() {
+                    break;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        requests.drain(..sent);
+        Ok(!matches!(requests.first().map(|request| &request.frame), Some(Frame::Get(..))))
+    }
+
+    /// Appends the answer to a request for a chunk that is at hand; false if there is no such request.
+    fn encode_at_hand(&self, request: Option<&Received>, out: &mut Vec<u8>) -> bool {
+        let Some(Frame::Get(request, hash, bases)) = request.map(|request| &request.frame) else { return false };
+        let taken = self.keeper.take_at_hand(hash, bases, &mut |parcel| encode_data(*request, parcel, out));
+        self.served.sent_chunks.fetch_add(taken.into(), Ordering::Relaxed);
+        taken
     }
 
     /// The answer to one request. An error ends the stream; what only this request can be blamed for is a `Refuse`.

@@ -125,6 +125,9 @@ pub fn decode_header(header: [u8; FRAME_HEADER_BYTES]) -> Result<(usize, u8), Wi
     }
 }
 
+/// The kind of a [`Frame::Data`].
+const DATA: u8 = 25;
+
 impl Frame {
     /// The number of the request that the frame is or answers.
     pub fn request(&self) -> u32 {
@@ -163,7 +166,7 @@ impl Frame {
             Frame::Commit(..) => 22,
             Frame::Done(..) => 23,
             Frame::Get(..) => 24,
-            Frame::Data(..) => 25,
+            Frame::Data(..) => DATA,
             Frame::Miss(..) => 26,
             Frame::Renew(..) => 27,
             Frame::Lease(..) => 28,
@@ -175,15 +178,12 @@ impl Frame {
 
     /// Appends the frame's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
-        if !matches!(self, Frame::Hello { .. }) {
-            out.extend_from_slice(&self.request().to_le_bytes());
-        }
-        self.encode_fields(out);
-        let len = (out.len() - start - 4) as u32;
-        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
-        out[start + 4] = self.kind();
+        encode_frame(self.kind(), out, |out| {
+            if !matches!(self, Frame::Hello { .. }) {
+                out.extend_from_slice(&self.request().to_le_bytes());
+            }
+            self.encode_fields(out);
+        });
     }
 
     fn encode_fields(&self, out: &mut Vec<u8>) {
@@ -271,7 +271,7 @@ impl Frame {
             22 => Frame::Commit(request, rest.number()?),
             23 => Frame::Done(request),
             24 => Frame::Get(request, rest.hash()?, rest.bases()?),
-            25 => Frame::Data(request, rest.parcel()?),
+            DATA => Frame::Data(request, rest.parcel()?),
             26 => Frame::Miss(request),
             27 => Frame::Renew(request, rest.terms()?),
             28 if rest.0.is_empty() => Frame::Lease(request, None),
@@ -285,6 +285,24 @@ impl Frame {
     }
 }
 
+/// Appends a frame of kind `kind`, whose request and fields `fields` appends.
+fn encode_frame(kind: u8, out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+    fields(out);
+    let len = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    out[start + 4] = kind;
+}
+
+/// Appends a [`Frame::Data`] with a parcel that lies elsewhere.
+pub(crate) fn encode_data(request: u32, parcel: &Parcel<&[u8]>, out: &mut Vec<u8>) {
+    encode_frame(DATA, out, |out| {
+        out.extend_from_slice(&request.to_le_bytes());
+        encode_parcel(parcel, out);
+    });
+}
+
 fn encode_hashes(hashes: &[Hash], out: &mut Vec<u8>) {
     hashes.iter().for_each(|hash| out.extend_from_slice(hash.as_bytes()));
 }
@@ -296,7 +314,7 @@ fn encode_terms(terms: &LeaseTerms, out: &mut Vec<u8>) {
 }
 
 /// A parcel: hash, home, plain length, codec, the base's hash where the codec has one, payload length, payload.
-fn encode_parcel(parcel: &Parcel, out: &mut Vec<u8>) {
+fn encode_parcel<P: AsRef<[u8]>>(parcel: &Parcel<P>, out: &mut Vec<u8>) {
     out.extend_from_slice(parcel.hash.as_bytes());
     out.extend_from_slice(&parcel.home);
     out.extend_from_slice(&parcel.plain_len.to_le_bytes());
@@ -304,8 +322,9 @@ fn encode_parcel(parcel: &Parcel, out: &mut Vec<u8>) {
     if let Some(base) = &parcel.base {
         out.extend_from_slice(base.as_bytes());
     }
-    out.extend_from_slice(&(parcel.payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&parcel.payload);
+    let payload = parcel.payload.as_ref();
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(payload);
 }
 
 /// Bytes of a parcel in a frame.

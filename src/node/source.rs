@@ -49,29 +49,6 @@ impl Store {
         done
     }
 
-    /// The chunk as its record has it; `None` if that needs a base that is not among `bases`, or does not match its checksum.
-    fn as_stored(&self, worker: &mut Worker, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>> {
-        let record = worker.reader.record(hash, RecordKind::Chunk)?;
-        let Ok(header) = RecordHeader::decode(record) else { return Ok(None) };
-        let payload = record.get(RECORD_HEADER_BYTES..).unwrap_or_default();
-        if crc32c::crc32c(payload) != header.payload_crc {
-            return Ok(None);
-        }
-        let Some((base, skip)) = split_base(&header, payload) else { return Ok(None) };
-        if base.is_some_and(|base| !bases.contains(&base)) {
-            return Ok(None);
-        }
-        let payload = payload.get(skip..).unwrap_or_default().to_vec();
-        Ok(Some(Parcel {
-            hash: *hash,
-            home: home_of(hash),
-            plain_len: header.plain_len,
-            codec: header.codec,
-            base,
-            payload,
-        }))
-    }
-
     /// The chunk, decoded, verified, and encoded to stand alone.
     fn stand_alone(&self, worker: &mut Worker, hash: &Hash) -> Result<Option<Parcel>> {
         let Some(entry) = self.inner.chunks.locate(hash, RecordKind::Chunk)? else { return Ok(None) };
@@ -88,6 +65,21 @@ impl Store {
     }
 }
 
+/// The chunk as its record has it; `None` if that needs a base that is not among `bases`, or does not match its checksum.
+fn as_stored<'r>(record: &'r [u8], bases: &[Hash]) -> Option<Parcel<&'r [u8]>> {
+    let header = RecordHeader::decode(record).ok()?;
+    let payload = record.get(RECORD_HEADER_BYTES..)?;
+    if crc32c::crc32c(payload) != header.payload_crc {
+        return None;
+    }
+    let (base, skip) = split_base(&header, payload)?;
+    if base.is_some_and(|base| !bases.contains(&base)) {
+        return None;
+    }
+    let RecordHeader { hash, plain_len, codec, .. } = header;
+    Some(Parcel { hash, home: home_of(&hash), plain_len, codec, base, payload: payload.get(skip..)? })
+}
+
 impl ChunkSource for Store {
     fn holds(&self, hashes: &[Hash]) -> Result<Vec<bool>> {
         hashes.iter().map(|hash| self.inner.chunks.has_chain(hash)).collect()
@@ -97,8 +89,8 @@ impl ChunkSource for Store {
         if self.inner.chunks.locate(hash, RecordKind::Chunk)?.is_none() {
             return Ok(None);
         }
-        let read = self.with_worker(|worker| match self.as_stored(worker, hash, bases)? {
-            Some(parcel) => Ok(Some(parcel)),
+        let read = self.with_worker(|worker| match as_stored(worker.reader.record(hash, RecordKind::Chunk)?, bases) {
+            Some(parcel) => Ok(Some(parcel.into_owned())),
             None => self.stand_alone(worker, hash),
         });
         match read {
@@ -108,6 +100,14 @@ impl ChunkSource for Store {
             }
             read => read,
         }
+    }
+
+    fn take_at_hand(&self, hash: &Hash, bases: &[Hash], take: &mut dyn FnMut(&Parcel<&[u8]>)) -> bool {
+        let taken = self.with_worker(|worker| {
+            let parcel = worker.reader.record_at_hand(hash).and_then(|record| as_stored(record, bases));
+            Ok(parcel.map(|parcel| take(&parcel)).is_some())
+        });
+        taken.unwrap_or(false)
     }
 
     fn base(&self, hash: &Hash) -> Result<Option<Hash>> {

@@ -179,6 +179,12 @@ impl ChunkStore {
         }
     }
 
+    /// As [`locate`](ChunkStore::locate) for a chunk; `None` also where the answer would have to be waited for, or shows damage.
+    pub(super) fn locate_at_hand(&self, hash: &Hash) -> Option<Entry> {
+        let pending = self.inner.pending.try_read().ok()?.get(&(RecordKind::Chunk, *hash)).copied();
+        pending.or_else(|| self.inner.index.get_at_hand(hash, RecordKind::Chunk))
+    }
+
     /// True if the chunk `hash` is stored, and so are the bases that it needs. Nothing keeps it from being collected.
     pub fn has_chain(&self, hash: &Hash) -> Result<bool> {
         let mut at = *hash;
@@ -387,6 +393,11 @@ impl ChunkStore {
         let reader = self.inner.backend.open(&pack_name(id))?;
         lock(&self.inner.readers).put(id, Arc::clone(&reader));
         Ok(reader)
+    }
+
+    /// The pack `id`, if it is open.
+    pub(super) fn open_pack(&self, id: PackId) -> Option<Arc<dyn ObjectReader>> {
+        lock(&self.inner.readers).get(&id).map(Arc::clone)
     }
 
     pub(super) fn forget_pack(&self, id: PackId) {

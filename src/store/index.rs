@@ -205,6 +205,14 @@ impl Index {
         }
     }
 
+    /// As [`get`](Index::get); `None` also while the index is being checked or replaced, and where the entry cannot be read.
+    pub(super) fn get_at_hand(&self, hash: &Hash, kind: RecordKind) -> Option<Entry> {
+        let _open = self.gate.try_read().ok()?;
+        let rows = self.rows.try_read().ok()?;
+        let value = rows.as_ref()?.get(&self.place, Table::of(kind), hash.as_bytes()).ok()??;
+        Entry::decode(&value).filter(|entry| entry.kind == kind)
+    }
+
     /// Calls `visit` for every chunk, then for every manifest, each in order of hash.
     pub(super) fn for_each(&self, mut visit: impl FnMut(Hash, Entry)) -> Result<()> {
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);

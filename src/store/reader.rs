@@ -267,6 +267,19 @@ impl ChunkReader {
         Ok(&self.record)
     }
 
+    /// As [`record`](ChunkReader::record), for a chunk. `None` where it would have to be waited for, or is not found as usual: then
+    /// `record` says what there is to say.
+    pub fn record_at_hand(&mut self, hash: &Hash) -> Option<&[u8]> {
+        let entry = self.store.locate_at_hand(hash)?;
+        let pack = self.store.open_pack(entry.position.pack)?;
+        self.record.resize(record_len(&entry), 0);
+        if !pack.read_at_hand(entry.position.offset.into(), &mut self.record) {
+            return None;
+        }
+        let header = RecordHeader::decode(&self.record).ok()?;
+        is_record_of(&header, hash, &entry).then_some(&*self.record)
+    }
+
     /// The record that was read last: after a [`read`](ChunkReader::read) that of the wanted chunk.
     pub fn last_record(&self) -> &[u8] {
         &self.record
@@ -306,8 +319,7 @@ impl ChunkReader {
         let wrong = |why: String| Error::Damaged { what, place: place(hash, entry.position), why };
         let read = outcome?;
         let header = RecordHeader::decode(&self.record[..read]).map_err(|why| wrong(why.to_string()))?;
-        let expected = header.hash == *hash && header.kind == kind && header.stored_len == entry.stored_len;
-        match (expected, read == self.record.len()) {
+        match (is_record_of(&header, hash, &entry), read == self.record.len()) {
             (true, true) => Ok((entry, header)),
             (true, false) => Err(wrong("the pack ends in the middle of it".to_owned())),
             (false, _) => Err(wrong("another record lies in its place".to_owned())),
@@ -320,8 +332,7 @@ impl ChunkReader {
 
     /// Fills the buffer with the record at `entry`; less than the buffer's length only where the pack ends before.
     fn read_record(&mut self, entry: &Entry) -> Result<usize> {
-        let limit = entry.kind.limit() + Hash::LEN;
-        let len = RECORD_HEADER_BYTES + (entry.stored_len as usize).min(limit);
+        let len = record_len(entry);
         self.record.resize(len, 0);
         let position = entry.position;
         let name = pack_name(position.pack);
@@ -347,6 +358,16 @@ impl ChunkReader {
         written.inspect_err(|_| self.store.forget_from(position))?;
         reader.read_at(position.offset.into(), &mut self.record).map_err(failed)
     }
+}
+
+/// Bytes of the record at `entry`, bounded by what its kind may have.
+fn record_len(entry: &Entry) -> usize {
+    RECORD_HEADER_BYTES + (entry.stored_len as usize).min(entry.kind.limit() + Hash::LEN)
+}
+
+/// Whether `header` is that of `hash`, as `entry` describes it.
+fn is_record_of(header: &RecordHeader, hash: &Hash, entry: &Entry) -> bool {
+    header.hash == *hash && header.kind == entry.kind && header.stored_len == entry.stored_len
 }
 
 /// The encoded bytes of `record`: what follows its header, and its base's hash if it has one.

@@ -58,6 +58,10 @@ impl ChunkSource for StoreKeeper {
         self.store.parcel(hash, bases)
     }
 
+    fn take_at_hand(&self, hash: &Hash, bases: &[Hash], take: &mut dyn FnMut(&Parcel<&[u8]>)) -> bool {
+        self.store.take_at_hand(hash, bases, take)
+    }
+
     fn base(&self, hash: &Hash) -> Result<Option<Hash>> {
         self.store.base(hash)
     }
