@@ -175,8 +175,8 @@ pub trait ChunkSource: Send + Sync {
     /// damaged here. Its home is the first bytes of its hash.
     fn parcel(&self, hash: &Hash, bases: &[Hash]) -> Result<Option<Parcel>>;
 
-    /// As [`parcel`](ChunkSource::parcel), for threads that may not block: shows the chunk to `take`, once; false where it is not in memory
-    /// in the form that it travels in.
+    /// As [`parcel`](ChunkSource::parcel), for threads that should not block: shows the chunk to `take`, once; false where it is not in
+    /// memory in the form that it travels in. To know where it is may take a read of the index now and then.
     fn take_at_hand(&self, hash: &Hash, bases: &[Hash], take: &mut dyn FnMut(&Parcel<&[u8]>)) -> bool;
 
     /// The chunk that `hash` is kept as a difference to, if it is.

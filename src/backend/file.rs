@@ -3,12 +3,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, StorageBackend};
+
+/// A file that takes so much more room than it has bytes was not closed: its writer had reserved some.
+const SPARE_BYTES: u64 = 1 << 20;
 
 /// Local files: the default backend.
 #[derive(Debug, Clone)]
@@ -39,24 +42,26 @@ impl StorageBackend for FileBackend {
     fn create(&self, name: &str) -> io::Result<Arc<dyn ObjectWriter>> {
         let file = OpenOptions::new().append(true).create_new(true).open(self.path(name)?)?;
         sync_directory(&self.directory)?;
-        Ok(Arc::new(FileWriter::new(file, false)))
+        Ok(Arc::new(FileWriter::new(file)))
     }
 
     fn resume(&self, name: &str, len: u64) -> io::Result<Arc<dyn ObjectWriter>> {
         let file = OpenOptions::new().append(true).open(self.path(name)?)?;
-        let found = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        let found = metadata.len();
         if found < len {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!("{found} bytes where {len} were expected"),
             ));
         }
-        if found > len {
+        // After a crash there may be what its writer reserved.
+        let spare = metadata.blocks().saturating_mul(512) > len.saturating_add(SPARE_BYTES);
+        if found > len || spare {
             file.set_len(len)?;
             file.sync_all()?;
         }
-        // After a crash there may be what its writer reserved.
-        Ok(Arc::new(FileWriter::new(file, true)))
+        Ok(Arc::new(FileWriter::new(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn ObjectReader>> {
@@ -102,8 +107,8 @@ struct FileWriter {
 }
 
 impl FileWriter {
-    fn new(file: File, reserved: bool) -> FileWriter {
-        FileWriter { file, reserved: AtomicBool::new(reserved) }
+    fn new(file: File) -> FileWriter {
+        FileWriter { file, reserved: AtomicBool::new(false) }
     }
 
     /// Has the file system find room for `len` bytes from `offset` on. The file becomes no longer. Where that is not supported, or there
@@ -123,7 +128,7 @@ impl Drop for FileWriter {
     /// Gives back the room that was reserved and not written to.
     fn drop(&mut self) {
         if self.reserved.load(Ordering::Relaxed) {
-            // Nobody else writes to the file, so its length is what it was.
+            // A store has its directory to itself, so the length is still what this writer has made it.
             let _ = self.file.metadata().and_then(|found| self.file.set_len(found.len()));
         }
     }
@@ -178,8 +183,6 @@ impl ObjectReader for FileReader {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
 
     #[test]
@@ -193,6 +196,15 @@ mod tests {
         assert_eq!(found.len(), 1 << 20);
         writer.append(&[8; 100]).unwrap();
         drop(writer);
+        let found = fs::metadata(directory.path().join("pack")).unwrap();
+        assert_eq!(found.len(), (1 << 20) + 100);
+        assert!(found.blocks() * 512 < (1 << 20) + (256 << 10), "{} blocks are kept", found.blocks());
+
+        // As after a kill.
+        let writer = backend.resume("pack", found.len()).unwrap();
+        writer.start_writing(0, 1 << 20);
+        std::mem::forget(writer);
+        drop(backend.resume("pack", found.len()).unwrap());
         let found = fs::metadata(directory.path().join("pack")).unwrap();
         assert_eq!(found.len(), (1 << 20) + 100);
         assert!(found.blocks() * 512 < (1 << 20) + (256 << 10), "{} blocks are kept", found.blocks());

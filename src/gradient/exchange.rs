@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::identity::ScopeKey;
 use crate::key::{Key, PutName, VersionRef};
 use crate::monitor::Monitor;
-use crate::node::{Node, Payload, PutOptions, PutReport, Version};
+use crate::node::{Look, Node, Payload, PutOptions, PutReport, Version};
 
 /// Workers that are asked at the same time.
 const AT_ONCE: usize = 16;
@@ -82,16 +82,23 @@ pub fn collect(
             };
             let wanted = VersionRef::from(key.in_scope(worker));
             let mut watch = node.watch(&wanted.key)?;
+            let mut look = Look::First;
             loop {
                 monitor.check()?;
-                match node.fetch(&wanted, &patience) {
+                match node.fetch_as(&wanted, look, &patience) {
                     Ok(version) => {
                         if let Some(place) = found.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
                             *place = Some(version);
                         }
                         break;
                     }
-                    Err(Error::NotFound { .. } | Error::Network { .. }) if Instant::now() + AGAIN < until => {
+                    Err(error @ (Error::NotFound { .. } | Error::Network { .. })) if Instant::now() + AGAIN < until => {
+                        // The first record that is found may be of no use; then the others are asked as well.
+                        look = if matches!(error, Error::NotFound { what: "key", .. }) {
+                            Look::First
+                        } else {
+                            Look::Newest
+                        };
                         node.wait(&mut watch, AGAIN)?;
                     }
                     Err(Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled) => break,

@@ -330,8 +330,8 @@ impl Job {
 
     /// Stores chunks that came, if they are right, until no more come. For a thread that may block.
     fn verify_all(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>) {
-        // Whatever ends this thread, those that wait to help are let go.
-        let _last = EndOfHelp(&self.help);
+        // Whatever ends this thread, nobody waits for it.
+        let _last = EndOfVerifying(&self.help, arrived);
         let mut batch = Vec::new();
         while lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) > 0 {
             self.verify_some(&mut batch);
@@ -390,12 +390,13 @@ impl Job {
     }
 }
 
-/// Lets those go that wait to help.
-struct EndOfHelp<'h>(&'h Semaphore);
+/// Lets those go that wait to help, and those that bring more.
+struct EndOfVerifying<'v>(&'v Semaphore, &'v Mutex<mpsc::Receiver<Arrived>>);
 
-impl Drop for EndOfHelp<'_> {
+impl Drop for EndOfVerifying<'_> {
     fn drop(&mut self) {
         self.0.close();
+        lock(self.1).close();
     }
 }
 

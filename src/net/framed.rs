@@ -47,6 +47,12 @@ impl Budget {
         Budget { bytes: std::sync::Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
     }
 
+    /// Room for `bytes`, if there is.
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        std::sync::Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()
+    }
+
     /// Waits for room for `bytes`.
     pub(crate) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

@@ -1,11 +1,13 @@
 //! Putting chunks on one peer: what it lacks is sent, what it has is taken under the same lease, and only what its disk has acknowledged
 //! counts.
 //!
-//! Order: begin an intake → hold (which are there?) → have (which bases are there?) → put the missing ones, as differences where their base
-//! is there → commit. A push is committed every [`COMMIT_BYTES`], so a broken connection costs no more than that.
+//! Order: begin an intake and hold (which are there?) → have (which bases are there?) → put the missing ones, as differences where their
+//! base is there, and commit. Nothing waits for an answer that it does not need: requests are worked through, and answered, in the order in
+//! which they are asked. A push is committed every [`COMMIT_BYTES`], so a broken connection costs no more than that.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt as _;
 
@@ -77,26 +79,44 @@ struct Push<'p> {
 }
 
 impl Push<'_> {
-    /// Puts some chunks and commits them.
+    /// Puts some chunks and commits them; those whose base the peer turns out not to have once more, to stand alone.
     async fn some(&self, chunks: &[Homed], pushed: &mut Pushed) -> Result<()> {
-        self.monitor.check()?;
-        let begun = self.ask(|request| Frame::Begin(request, self.terms)).await?;
-        let Frame::Done(intake) = begun else { return Err(self.unfitting()) };
-        let mut missing = Vec::new();
-        let mut kept: Vec<Hash> = Vec::new();
-        for some in chunks.chunks(limits::HAVE_HASHES) {
-            let bits = self.bits(some.len(), |request| Frame::Hold(request, intake, some.to_vec())).await?;
-            for (chunk, there) in some.iter().zip(bits) {
-                if there { kept.push(chunk.0) } else { missing.push(*chunk) }
-            }
-        }
-        let bases = self.bases(&missing).await?;
-        kept.extend(self.put(intake, missing, &bases, pushed).await?);
-        match self.ask(|request| Frame::Commit(request, intake)).await? {
-            Frame::Done(_) => pushed.kept.extend(kept),
-            _ => return Err(self.unfitting()),
+        let alone = self.once(chunks, true, pushed).await?;
+        if !alone.is_empty() {
+            self.once(&alone, false, pushed).await?;
         }
         Ok(())
+    }
+
+    /// Puts chunks and commits them; answers with those that have to stand alone.
+    async fn once(&self, chunks: &[Homed], as_differences: bool, pushed: &mut Pushed) -> Result<Vec<Homed>> {
+        self.monitor.check()?;
+        // An intake is called as the request that began it, so what goes into it can be asked along with that.
+        let number = AtomicU32::new(0);
+        let begin = self.ask(|request| {
+            number.store(request, Ordering::Relaxed);
+            Frame::Begin(request, self.terms)
+        });
+        let (first, others) = chunks.split_at(chunks.len().min(limits::HAVE_HASHES));
+        let hold = |some: &[Homed]| {
+            let (count, some) = (some.len(), some.to_vec());
+            self.bits(count, |request| Frame::Hold(request, number.load(Ordering::Relaxed), some))
+        };
+        let (begun, held) = futures::join!(begin, hold(first));
+        let Frame::Done(intake) = begun? else { return Err(self.unfitting()) };
+        let mut held = held?;
+        for some in others.chunks(limits::HAVE_HASHES) {
+            held.extend(hold(some).await?);
+        }
+        let mut missing = Vec::new();
+        let mut kept: Vec<Hash> = Vec::new();
+        for (chunk, there) in chunks.iter().zip(held) {
+            if there { kept.push(chunk.0) } else { missing.push(*chunk) }
+        }
+        let bases = if as_differences { self.bases(&missing).await? } else { HashMap::new() };
+        let (taken, alone) = self.put(intake, missing, &bases, pushed).await?;
+        pushed.kept.extend(kept.into_iter().chain(taken));
+        Ok(alone)
     }
 
     /// The bases of `chunks` in this store that the peer has.
@@ -118,24 +138,38 @@ impl Push<'_> {
         Ok(bases)
     }
 
-    /// Sends chunks, several frames at once; answers with those that were taken.
+    /// Sends chunks, several frames at once, and commits; answers with those that were taken, and those that have to stand alone.
     async fn put(
         &self,
         intake: u32,
         chunks: Vec<Homed>,
         bases: &HashMap<Hash, Hash>,
         pushed: &mut Pushed,
-    ) -> Result<Vec<Hash>> {
+    ) -> Result<(Vec<Hash>, Vec<Homed>)> {
         let mut taken = Vec::new();
         let mut alone = Vec::new();
         let mut todo = chunks.into_iter();
         let mut under_way = futures::stream::FuturesUnordered::new();
+        let mut commit = std::pin::pin!(self.ask(|request| Frame::Commit(request, intake)));
+        let mut all_read = false;
         loop {
-            while under_way.len() < FRAMES {
-                let Some(parcels) = self.parcels(&mut todo, bases).await? else { break };
-                under_way.push(self.frame(intake, parcels));
+            while !all_read && under_way.len() < FRAMES {
+                match self.parcels(&mut todo, bases).await? {
+                    Some(parcels) => under_way.push(self.frame(intake, parcels)),
+                    None => all_read = true,
+                }
             }
-            let Some(outcome) = under_way.next().await else { break };
+            let outcome = tokio::select! {
+                // In this order, so that the commit is asked behind the last of the chunks. Should it ever overtake one, that is refused,
+                // and none of them counts.
+                biased;
+                Some(outcome) = under_way.next(), if !under_way.is_empty() => outcome,
+                answer = &mut commit, if all_read => match answer? {
+                    // Answered before what it is to make durable, it was not asked behind that.
+                    Frame::Done(_) if under_way.is_empty() => break,
+                    _ => return Err(self.unfitting()),
+                },
+            };
             for (parcel, status) in outcome? {
                 match status {
                     PutStatus::Stored | PutStatus::Known => {
@@ -154,12 +188,7 @@ impl Push<'_> {
             }
             self.monitor.check()?;
         }
-        drop(under_way);
-        if !alone.is_empty() && !bases.is_empty() {
-            let again = Box::pin(self.put(intake, alone, &HashMap::new(), pushed)).await?;
-            taken.extend(again);
-        }
-        Ok(taken)
+        Ok((taken, alone))
     }
 
     /// The next chunks for one frame, read on a thread that may block. One that cannot be read here is left out.

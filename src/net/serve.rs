@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use libp2p::{PeerId, Stream};
@@ -29,8 +29,11 @@ const BATCH: usize = 16;
 /// Answers are handed on when there are so many bytes of them, or nothing else to do.
 const ANSWER_BYTES: usize = 256 << 10;
 
-/// Requests that go to a thread that may block, after one that had to.
-const ELSEWHERE: usize = 64;
+/// A chunk that takes longer to find and copy was not at hand.
+const AT_HAND: Duration = Duration::from_millis(2);
+
+/// After a chunk that was not at hand, so many requests are left to threads that may block: what follows it is hardly at hand either.
+const AFTER_A_MISS: usize = 64;
 
 /// How many such lots wait to be written.
 const ANSWERS_WAITING: usize = 4;
@@ -172,15 +175,15 @@ impl Server {
     ) -> Result<(), StreamError> {
         let mut session = Session { peer, intakes: HashMap::new() };
         let mut batch = Vec::new();
-        let mut elsewhere = 0_usize;
+        let mut left_to_threads = 0_usize;
         while requests.recv_many(&mut batch, BATCH).await > 0 {
-            if elsewhere == 0 && !self.send_at_hand(&mut batch, &answers).await? {
-                elsewhere = ELSEWHERE;
+            if left_to_threads == 0 && !self.send_at_hand(&mut batch, &answers).await {
+                left_to_threads = AFTER_A_MISS;
             }
             if batch.is_empty() {
                 continue;
             }
-            elsewhere = elsewhere.saturating_sub(batch.len());
+            left_to_threads = left_to_threads.saturating_sub(batch.len());
             let (server, answers) = (Arc::clone(self), answers.clone());
             let mut taken = std::mem::take(&mut batch);
             let mut own = session;
@@ -214,36 +217,36 @@ impl Server {
         Ok(())
     }
 
-    /// Sends the chunks that the first of `requests` ask for, and takes those out. False if one asks for a chunk that is not at hand.
-    async fn send_at_hand(
-        &self,
-        requests: &mut Vec<Received>,
-        answers: &mpsc::Sender<Answers>,
-    ) -> Result<bool, StreamError> {
-        let (mut sent, mut bytes) = (0, Vec::new());
-        loop {
-            let more = self.encode_at_hand(requests.get(sent), &mut bytes);
-            sent += usize::from(more);
-            if !bytes.is_empty() && (!more || bytes.len() >= ANSWER_BYTES) {
-                let room = self.outgoing.take(bytes.len()).await;
-                if answers.send((std::mem::take(&mut bytes), room)).await.is_err() {
-                    break;
-                }
-            }
-            if !more {
+    /// Sends the chunks that the first of `requests` ask for, and takes those out. False where one is not at hand, or there is no room for it.
+    async fn send_at_hand(&self, requests: &mut Vec<Received>, answers: &mpsc::Sender<Answers>) -> bool {
+        let (mut sent, mut at_hand) = (0, true);
+        while at_hand && matches!(requests.get(sent).map(|request| &request.frame), Some(Frame::Get(..))) {
+            // Before anything is encoded: what waits for room is bounded by the threads that may block.
+            let Some(mut room) = self.outgoing.try_take(ANSWER_BYTES + limits::FRAME_BYTES) else {
+                at_hand = false;
                 break;
+            };
+            let mut bytes = Vec::new();
+            while at_hand && bytes.len() < ANSWER_BYTES {
+                let Some(Frame::Get(request, hash, bases)) = requests.get(sent).map(|request| &request.frame) else {
+                    break;
+                };
+                let started = Instant::now();
+                let taken =
+                    self.keeper.take_at_hand(hash, bases, &mut |parcel| encode_data(*request, parcel, &mut bytes));
+                sent += usize::from(taken);
+                at_hand = taken && started.elapsed() < AT_HAND;
+            }
+            if !bytes.is_empty() {
+                let own = room.split(bytes.len());
+                drop(room);
+                // Nobody is there to take it: that is found out by whoever sends the next answer.
+                let _ = answers.send((bytes, own)).await;
             }
         }
+        self.served.sent_chunks.fetch_add(sent as u64, Ordering::Relaxed);
         requests.drain(..sent);
-        Ok(!matches!(requests.first().map(|request| &request.frame), Some(Frame::Get(..))))
-    }
-
-    /// Appends the answer to a request for a chunk that is at hand; false if there is no such request.
-    fn encode_at_hand(&self, request: Option<&Received>, out: &mut Vec<u8>) -> bool {
-        let Some(Frame::Get(request, hash, bases)) = request.map(|request| &request.frame) else { return false };
-        let taken = self.keeper.take_at_hand(hash, bases, &mut |parcel| encode_data(*request, parcel, out));
-        self.served.sent_chunks.fetch_add(taken.into(), Ordering::Relaxed);
-        taken
+        at_hand
     }
 
     /// The answer to one request. An error ends the stream; what only this request can be blamed for is a `Refuse`.

@@ -111,7 +111,8 @@ impl NetTables {
     }
 
     pub(crate) fn note_seen(&self, key: &Hash, seq: u64) -> Result<()> {
-        if self.seen(key)?.is_some_and(|seen| seen >= seq) {
+        // Nothing comes before the first, so there is nothing that could be replayed in its place.
+        if seq <= 1 || self.seen(key)?.is_some_and(|seen| seen >= seq) {
             return Ok(());
         }
         self.write(Durability::Immediate, |transaction| {
@@ -152,8 +153,18 @@ impl NetTables {
         })
     }
 
+    /// Notes the number of a record that is about to be published, durably: it is given out once.
     pub(crate) fn set_published(&self, name: &str, published: Published) -> Result<()> {
-        self.write(Durability::Immediate, |transaction| {
+        self.write_published(Durability::Immediate, name, published)
+    }
+
+    /// Notes what was published under a number that is noted. After a crash that may be forgotten, and is looked after again.
+    pub(crate) fn note_published(&self, name: &str, published: Published) -> Result<()> {
+        self.write_published(Durability::None, name, published)
+    }
+
+    fn write_published(&self, durability: Durability, name: &str, published: Published) -> Result<()> {
+        self.write(durability, |transaction| {
             let row = (published.seq, published.refs.as_bytes(), published.complete);
             transaction.open_table(PUBLISHED)?.insert(name, row)?;
             Ok(())

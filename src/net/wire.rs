@@ -296,7 +296,7 @@ fn encode_frame(kind: u8, out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) 
 }
 
 /// Appends a [`Frame::Data`] with a parcel that lies elsewhere.
-pub(crate) fn encode_data(request: u32, parcel: &Parcel<&[u8]>, out: &mut Vec<u8>) {
+pub fn encode_data(request: u32, parcel: &Parcel<&[u8]>, out: &mut Vec<u8>) {
     encode_frame(DATA, out, |out| {
         out.extend_from_slice(&request.to_le_bytes());
         encode_parcel(parcel, out);

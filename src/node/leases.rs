@@ -8,24 +8,18 @@
 //! Invariant: a row of `held` whose lease is not in `leases` means nothing.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
-use crate::backend::sync_directory;
 use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::net::placement::Group;
-
-type LeaseRow = (u32, u64, u64, u64);
-
-const LEASES: TableDefinition<&[u8; 64], LeaseRow> = TableDefinition::new("leases");
-const HELD: TableDefinition<&[u8; 38], (u32, u32)> = TableDefinition::new("held");
-const STATE: TableDefinition<&str, u32> = TableDefinition::new("state");
+use crate::node::lease_file::{
+    HELD, LEASES, STATE, Tables, create, grant_in, guarded, held_key, lease_key, parse_held,
+};
 
 /// Rows of `held` that one transaction removes.
 const SWEEP_ROWS: usize = 4096;
@@ -39,7 +33,13 @@ pub struct Lease {
     pub chunks: u64,
     /// Their bytes as they are stored.
     pub bytes: u64,
-    number: u32,
+    pub(super) number: u32,
+}
+
+impl Lease {
+    pub(super) fn key(&self) -> [u8; 64] {
+        lease_key(&self.terms.manifest, &self.terms.owner)
+    }
 }
 
 /// A chunk to be put under a lease.
@@ -60,27 +60,16 @@ pub struct Leases {
     database: Database,
     /// All leases, by manifest and owner. Held while rows change, so that numbers are given once.
     known: Mutex<HashMap<[u8; 64], Lease>>,
+    /// What is to be granted by whoever is the next to change rows.
+    asked: Mutex<Vec<Arc<Asked>>>,
 }
 
-fn lease_key(manifest: &Hash, owner: &[u8; 32]) -> [u8; 64] {
-    let mut key = [0; 64];
-    key[..32].copy_from_slice(manifest.as_bytes());
-    key[32..].copy_from_slice(owner);
-    key
-}
-
-fn held_key(group: u16, hash: &Hash, number: u32) -> [u8; 38] {
-    let mut key = [0; 38];
-    key[..2].copy_from_slice(&group.to_be_bytes());
-    key[2..34].copy_from_slice(hash.as_bytes());
-    key[34..].copy_from_slice(&number.to_be_bytes());
-    key
-}
-
-fn parse_held(key: &[u8; 38]) -> (Hash, u32) {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(&key[2..34]);
-    (Hash::from_bytes(hash), u32::from_be_bytes([key[34], key[35], key[36], key[37]]))
+/// A lease that somebody waits for.
+#[derive(Debug)]
+struct Asked {
+    terms: LeaseTerms,
+    chunks: Vec<LeasedChunk>,
+    granted: OnceLock<Lease>,
 }
 
 impl Leases {
@@ -91,7 +80,8 @@ impl Leases {
 
     /// Opens the leases of the store in `directory`, which get their file where there is none.
     ///
-    /// Every page is checked, since redb does not do that when it reads one: an altered row would let go of a replica unnoticed.
+    /// Every page is checked, since redb does not do that when it reads one: an altered row would let go of a replica unnoticed. So redb's
+    /// quick repair after a kill would gain nothing, and cost each commit a second sync.
     pub(super) fn open(directory: &Path) -> Result<Leases> {
         let path = Leases::path(directory);
         if !path.try_exists().map_err(|error| Error::io("open", &path, error))? {
@@ -115,7 +105,7 @@ impl Leases {
             Ok((database, known))
         });
         let (database, known) = opened?;
-        Ok(Leases { path, database, known: Mutex::new(known) })
+        Ok(Leases { path, database, known: Mutex::new(known), asked: Mutex::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<[u8; 64], Lease>> {
@@ -124,46 +114,64 @@ impl Leases {
     }
 
     /// Puts `chunks`, which are durable, under the lease of `terms`, durably. A lease that exists is extended, and never shortened.
+    ///
+    /// Those who come while another's lease is made durable wait, and the first of them has all of theirs made durable at once.
     pub fn grant(&self, terms: LeaseTerms, chunks: &[LeasedChunk]) -> Result<Lease> {
-        let mut known = self.known();
-        let key = lease_key(&terms.manifest, &terms.owner);
-        let before = known.get(&key).copied();
-        if let Some(before) = before.filter(|before| before.terms.expires_unix_ms >= terms.expires_unix_ms)
-            && chunks.is_empty()
+        if chunks.is_empty()
+            && let Some(lease) = self.lease(&terms.manifest, &terms.owner)
+            && lease.terms.expires_unix_ms >= terms.expires_unix_ms
         {
-            return Ok(before);
+            return Ok(lease);
         }
-        let lease = guarded(&self.path, || {
-            let transaction = begin_write(&self.database)?;
-            let lease = {
-                let mut state = transaction.open_table(STATE)?;
-                let number = match before {
-                    Some(before) => before.number,
-                    None => {
-                        let next = state.get("next")?.map_or(0, |next| next.value());
-                        state.insert("next", next.wrapping_add(1))?;
-                        next
-                    }
+        let asked = Arc::new(Asked { terms, chunks: chunks.to_vec(), granted: OnceLock::new() });
+        self.asked().push(Arc::clone(&asked));
+        let mut known = self.known();
+        if let Some(granted) = asked.granted.get() {
+            return Ok(*granted);
+        }
+        let all = {
+            let mut waiting = self.asked();
+            match waiting.iter().any(|other| Arc::ptr_eq(other, &asked)) {
+                true => std::mem::take(&mut *waiting),
+                // Whoever took it failed with all that there were; on its own it may well succeed.
+                false => vec![Arc::clone(&asked)],
+            }
+        };
+        let granted = self.grant_all(&known, &all)?;
+        for (asker, lease) in all.iter().zip(granted) {
+            known.insert(lease.key(), lease);
+            let _ = asker.granted.set(lease);
+        }
+        let own = asked.granted.get().copied();
+        own.ok_or_else(|| Error::WriteFailed { why: "a lease was asked for and not granted".to_owned() })
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Vec<Arc<Asked>>> {
+        // Added to and taken whole.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Grants all of `asked`, in order, in one transaction.
+    fn grant_all(&self, known: &HashMap<[u8; 64], Lease>, asked: &[Arc<Asked>]) -> Result<Vec<Lease>> {
+        guarded(&self.path, || {
+            let transaction = self.database.begin_write()?;
+            let mut granted: Vec<Lease> = Vec::with_capacity(asked.len());
+            {
+                let mut tables = Tables {
+                    leases: transaction.open_table(LEASES)?,
+                    held: transaction.open_table(HELD)?,
+                    state: transaction.open_table(STATE)?,
                 };
-                let expires = before.map_or(0, |before| before.terms.expires_unix_ms).max(terms.expires_unix_ms);
-                let (mut count, mut bytes) = before.map_or((0, 0), |before| (before.chunks, before.bytes));
-                let mut held = transaction.open_table(HELD)?;
-                for chunk in chunks {
-                    let row = held_key(Group::of(chunk.home).number(), &chunk.hash, number);
-                    if held.insert(&row, (u32::from_be_bytes(chunk.home), chunk.stored_len))?.is_none() {
-                        count += 1;
-                        bytes += u64::from(chunk.stored_len);
-                    }
+                for Asked { terms, chunks, .. } in asked.iter().map(|asked| &**asked) {
+                    let key = lease_key(&terms.manifest, &terms.owner);
+                    let earlier = granted.iter().rev().find(|lease| lease.key() == key);
+                    let before = earlier.or_else(|| known.get(&key)).copied();
+                    granted.push(grant_in(&mut tables, before, *terms, chunks)?);
                 }
-                transaction.open_table(LEASES)?.insert(&key, (number, expires, count, bytes))?;
-                let terms = LeaseTerms { expires_unix_ms: expires, ..terms };
-                Lease { terms, chunks: count, bytes, number }
-            };
+            }
             transaction.commit()?;
-            Ok(lease)
-        })?;
-        known.insert(key, lease);
-        Ok(lease)
+            Ok(granted)
+        })
     }
 
     /// Extends a lease; `None` if there is none.
@@ -202,7 +210,7 @@ impl Leases {
             return Ok(0);
         }
         guarded(&self.path, || {
-            let transaction = begin_write(&self.database)?;
+            let transaction = self.database.begin_write()?;
             {
                 let mut leases = transaction.open_table(LEASES)?;
                 for (key, _) in &ended {
@@ -241,7 +249,7 @@ impl Leases {
                     }
                 }
                 if !dead.is_empty() {
-                    let transaction = begin_write(&self.database)?;
+                    let transaction = self.database.begin_write()?;
                     {
                         let mut held = transaction.open_table(HELD)?;
                         for key in &dead {
@@ -337,67 +345,6 @@ impl Leases {
     }
 }
 
-/// Makes the file with its tables under another name first: one that is there without them is damage, and no store that has no leases.
-fn create(directory: &Path, path: &Path) -> Result<()> {
-    let temporary = directory.join("tmp").join("leases.redb");
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("replace", temporary, error)),
-        _ => {}
-    }
-    guarded(&temporary, || {
-        let database = Database::builder().create(&temporary)?;
-        let transaction = begin_write(&database)?;
-        transaction.open_table(LEASES)?;
-        transaction.open_table(HELD)?;
-        transaction.open_table(STATE)?;
-        transaction.commit()?;
-        Ok(())
-    })?;
-    // The name is durable before the first lease is.
-    let named = std::fs::rename(&temporary, path).and_then(|()| sync_directory(directory));
-    named.map_err(|error| Error::io("create", path, error))
-}
-
-/// Quick repair: after a kill the file is open again at once, however many rows it has.
-fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    Ok(transaction)
-}
-
-/// Runs `act` on the database. redb may panic on pages that were altered: that is damage, and no end of the process.
-///
-/// Only what is damage is called so, since the remedy is to delete the file, and every lease with it.
-fn guarded<T>(path: &Path, act: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
-    let damaged = |why: String| Error::Damaged {
-        what: "leases",
-        place: path.display().to_string(),
-        why: format!("{why}; delete the file to go on: peers then bring what belongs here again"),
-    };
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(redb::Error::Io(error))) => match error.kind() {
-            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Err(damaged(error.to_string())),
-            _ => Err(Error::io("use", path, error)),
-        },
-        Ok(Err(redb::Error::PreviousIo)) => {
-            Err(Error::WriteFailed { why: format!("{} could not be written", path.display()) })
-        }
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(Error::Locked { path: path.to_owned(), pid: None }),
-        Ok(Err(
-            error @ (redb::Error::Corrupted(_)
-            | redb::Error::TableDoesNotExist(_)
-            | redb::Error::TableTypeMismatch { .. }
-            | redb::Error::TypeDefinitionChanged { .. }
-            | redb::Error::TableIsMultimap(_)
-            | redb::Error::TableIsNotMultimap(_)
-            | redb::Error::UpgradeRequired(_)),
-        )) => Err(damaged(error.to_string())),
-        Ok(Err(error)) => Err(Error::io("use", path, std::io::Error::other(error))),
-        Err(_) => Err(damaged("a page was altered".to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,6 +356,35 @@ mod tests {
 
     fn terms(manifest: u8, owner: u8, expires_unix_ms: u64) -> LeaseTerms {
         LeaseTerms { manifest: Hash::of(&[manifest]), owner: [owner; 32], expires_unix_ms }
+    }
+
+    #[test]
+    fn leases_that_are_asked_for_at_once_are_all_granted_durably() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tmp")).unwrap();
+        let leases = Leases::open(dir.path()).unwrap();
+        let ask = |thread: u8| {
+            for chunk_number in 0..10 {
+                // Two threads ask for each lease.
+                let lease = leases.grant(terms(thread / 2, 1, 10 + u64::from(thread)), &[chunk(chunk_number)]).unwrap();
+                assert!(
+                    lease.chunks > u64::from(chunk_number) && lease.terms.expires_unix_ms >= 10 + u64::from(thread)
+                );
+            }
+        };
+        std::thread::scope(|scope| (0..8).for_each(|thread| drop(scope.spawn(move || ask(thread)))));
+        let mut granted = leases.all();
+        drop(leases);
+        let mut found = Leases::open(dir.path()).unwrap().all();
+        let order = |lease: &Lease| lease.number;
+        granted.sort_by_key(order);
+        found.sort_by_key(order);
+        assert_eq!(found, granted);
+        let numbers: HashSet<u32> = found.iter().map(|lease| lease.number).collect();
+        assert_eq!((numbers.len(), found.len()), (4, 4));
+        let bytes = (0..10).map(|n| u64::from(chunk(n).stored_len)).sum();
+        assert!(found.iter().all(|lease| (lease.chunks, lease.bytes) == (10, bytes)));
+        assert!(found.iter().all(|lease| lease.terms.expires_unix_ms % 2 == 1), "the later end counts");
     }
 
     proptest! {

@@ -26,6 +26,7 @@ mod ingest;
 #[cfg(feature = "net")]
 mod intake;
 mod kin;
+mod lease_file;
 mod leases;
 mod lineage;
 mod list;
@@ -51,6 +52,8 @@ pub use config::{Config, HttpConfig};
 pub use get::{GetOptions, Part};
 pub use leases::{Lease, LeasedChunk, Leases};
 pub use maintain::GcOptions;
+#[cfg(feature = "net")]
+pub(crate) use online::Look;
 #[cfg(feature = "net")]
 pub use online::{Health, Node, NodeOptions, PeerSummary};
 pub use payload::Payload;

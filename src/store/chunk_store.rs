@@ -179,7 +179,8 @@ impl ChunkStore {
         }
     }
 
-    /// As [`locate`](ChunkStore::locate) for a chunk; `None` also where the answer would have to be waited for, or shows damage.
+    /// As [`locate`](ChunkStore::locate) for a chunk; `None` also while others change or check what knows it, or where it shows damage. Of
+    /// a large index, pages may have to be read.
     pub(super) fn locate_at_hand(&self, hash: &Hash) -> Option<Entry> {
         let pending = self.inner.pending.try_read().ok()?.get(&(RecordKind::Chunk, *hash)).copied();
         pending.or_else(|| self.inner.index.get_at_hand(hash, RecordKind::Chunk))

@@ -1,5 +1,7 @@
 //! Documents that travel as chunks: manifests, catalogues, listings.
 
+use std::sync::Arc;
+
 use crate::chunk::{Codec, Intake as _, LeaseTerms, Parcel, Taken};
 use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
@@ -8,16 +10,19 @@ use crate::limits;
 use crate::net::push::Homed;
 use crate::net::record::Body;
 use crate::node::home::home_of;
+use crate::node::intake::StoreIntake;
 use crate::node::store::Store;
 
-/// A document as a record names it, and the chunks that it is made of.
+/// A document as a record names it, and the chunks that it is made of. It is stored, and durable when its intake is committed.
 pub(super) struct Document {
     pub(super) body: Body,
     pub(super) chunks: Vec<Homed>,
+    pub(super) intake: Arc<StoreIntake>,
 }
 
 impl Store {
-    /// Stores `bytes` as chunks under a lease of `terms`, so that they can be placed like others.
+    /// Stores `bytes` as chunks that are to be under a lease of `terms`, so that they can be placed like others. The caller
+    /// places them or commits the intake.
     pub(super) fn store_document(&self, bytes: &[u8], terms: LeaseTerms) -> Result<Document> {
         let intake = self.intake(terms)?;
         let mut encoder = Encoder::new(Effort::Default);
@@ -46,7 +51,7 @@ impl Store {
         }
         let long = bytes.len() > limits::CHUNK_BYTES;
         let pieces = if long { Some(store(&list)?) } else { None };
-        intake.commit()?;
-        Ok(Document { body: Body { hash: Hash::of(bytes), len: bytes.len() as u64, pieces }, chunks })
+        let body = Body { hash: Hash::of(bytes), len: bytes.len() as u64, pieces };
+        Ok(Document { body, chunks, intake: Arc::new(intake) })
     }
 }

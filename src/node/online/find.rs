@@ -25,8 +25,24 @@ use crate::node::online::publish::joined;
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 
-/// Answers that a reader of a record asks for.
-const ANSWERS: usize = 3;
+/// Which record of a key will do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Look {
+    /// The newest of what several peers have.
+    Newest,
+    /// The first that is found, here or elsewhere: for what is published once.
+    First,
+}
+
+impl Look {
+    /// Answers that are asked for.
+    fn answers(self) -> usize {
+        match self {
+            Look::Newest => 3,
+            Look::First => 1,
+        }
+    }
+}
 
 /// A chunk to have here: what the manifest says of it, its home, and what it may be a difference to.
 #[derive(Debug, Clone)]
@@ -68,10 +84,15 @@ impl Node {
 }
 
 impl NodeInner {
-    /// The newest valid record of `name`; `None` if no peer has one.
-    pub(super) async fn find_record(&self, publisher: &ScopeKey, name: &str) -> Result<Option<SignedRecord>> {
+    /// The newest valid record of `name` that is found; `None` if no peer has one.
+    pub(super) async fn find_record(
+        &self,
+        publisher: &ScopeKey,
+        name: &str,
+        look: Look,
+    ) -> Result<Option<SignedRecord>> {
         let key = Record::key(publisher, name);
-        let found = self.handle.get_record(kad::RecordKey::new(key.as_bytes()), ANSWERS).await?;
+        let found = self.handle.get_record(kad::RecordKey::new(key.as_bytes()), look.answers()).await?;
         let seen = self.tables.seen(&key)?.unwrap_or(0);
         let valid = found.iter().filter_map(|bytes| {
             let checked = SignedRecord::check(bytes, key.as_bytes(), NodeInner::now(), None);
@@ -79,6 +100,9 @@ impl NodeInner {
         });
         // What is older than what was seen here before is a replay.
         let newest = valid.filter(|signed| signed.record.seq >= seen).max_by_key(|signed| signed.record.seq);
+        if newest.is_none() && !found.is_empty() && matches!(look, Look::First) {
+            return Box::pin(self.find_record(publisher, name, Look::Newest)).await;
+        }
         if let Some(signed) = &newest {
             self.tables.note_seen(&key, signed.record.seq)?;
         }
@@ -99,10 +123,14 @@ impl NodeInner {
     }
 
     /// What the network knows of the versions of `key`.
-    pub(super) async fn find_catalogue(&self, key: &Key, monitor: &Monitor) -> Result<Catalogue> {
+    pub(super) async fn find_catalogue(&self, key: &Key, look: Look, monitor: &Monitor) -> Result<Catalogue> {
         let scope = Self::foreign(key)?;
-        let Some(signed) = self.find_record(&scope, key.name()).await? else {
-            let listed = self.find_listing(&scope, monitor).await.unwrap_or_default();
+        let Some(signed) = self.find_record(&scope, key.name(), look).await? else {
+            let listed = match look {
+                Look::Newest => self.find_listing(&scope, monitor).await.unwrap_or_default(),
+                // Whoever looks for what is published once looks again, and can do without names like it.
+                Look::First => BTreeMap::new(),
+            };
             let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
             return Err(Error::NotFound {
                 what: "key",
@@ -117,15 +145,20 @@ impl NodeInner {
 
     /// The keys that `scope` has published.
     pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
-        let Some(signed) = self.find_record(scope, "").await? else { return Ok(BTreeMap::new()) };
+        let Some(signed) = self.find_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
         let bytes = self.document(signed.record.manifest, monitor).await?;
         let listing = Listing::decode(&bytes);
         Ok(listing.map_err(|why| malformed("listing", &scope.to_string(), &why.to_string()))?.keys)
     }
 
     /// The version of somebody else's key that `wanted` names.
-    pub(super) async fn find_foreign(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<FoundVersion> {
-        let catalogue = self.find_catalogue(&wanted.key, monitor).await?;
+    pub(super) async fn find_foreign(
+        &self,
+        wanted: &VersionRef,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<FoundVersion> {
+        let catalogue = self.find_catalogue(&wanted.key, look, monitor).await?;
         let refs = refs_of(&catalogue);
         let found =
             find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));

@@ -17,5 +17,6 @@ mod publish;
 mod pull;
 mod upkeep;
 
+pub(crate) use find::Look;
 pub use node::{Node, NodeOptions};
 pub use overview::{Health, PeerSummary};

@@ -12,6 +12,7 @@ use crate::monitor::Monitor;
 use crate::net::event_loop::PeerAddresses;
 use crate::net::placement::Group;
 use crate::net::push::{Homed, Pushed, push};
+use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
 
 /// Peers that are put to at the same time.
@@ -35,8 +36,15 @@ pub(crate) struct Placed {
 }
 
 impl NodeInner {
-    /// Places `chunks` under a lease of `terms` on their holders. Peers that fail are replaced by the next in rank.
-    pub(super) async fn place(&self, chunks: &[Homed], terms: LeaseTerms, monitor: &Monitor) -> Result<Placed> {
+    /// Places `chunks` under a lease of `terms` on their holders, and commits `intake`, which may have taken some of them. Peers that fail
+    /// are replaced by the next in rank.
+    pub(super) async fn place(
+        &self,
+        chunks: &[Homed],
+        terms: LeaseTerms,
+        intake: &Arc<StoreIntake>,
+        monitor: &Monitor,
+    ) -> Result<Placed> {
         let mut unique = HashSet::new();
         let chunks: Vec<Homed> = chunks.iter().filter(|(hash, _)| unique.insert(*hash)).copied().collect();
         let groups: BTreeSet<Group> = chunks.iter().map(|(_, home)| Group::of(*home)).collect();
@@ -50,6 +58,11 @@ impl NodeInner {
         let first = 0..replicas.min(ranks);
         for ranks in std::iter::once(first).chain((replicas..ranks).map(|rank| rank..rank + 1)) {
             let mut by_peer: HashMap<_, (PeerAddresses, Vec<Homed>)> = HashMap::new();
+            if ranks.start == 0 {
+                // Whether or not a chunk belongs here: what the intake has taken is committed along with the rest.
+                let here = PeerAddresses { peer: self.handle.own(), addresses: Vec::new() };
+                by_peer.insert(here.peer, (here, Vec::new()));
+            }
             for chunk in &chunks {
                 if keepers.get(&chunk.0).is_some_and(|keepers| *keepers >= replicas) {
                     continue;
@@ -62,7 +75,7 @@ impl NodeInner {
             if by_peer.is_empty() {
                 break;
             }
-            let pushes = by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, monitor));
+            let pushes = by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, monitor));
             let mut pushes = futures::stream::iter(pushes).buffer_unordered(PEERS_AT_ONCE);
             while let Some((peer, pushed)) = pushes.next().await {
                 let pushed = self.judge(peer, pushed?);
@@ -83,12 +96,13 @@ impl NodeInner {
         Ok(placed)
     }
 
-    /// Puts chunks on one peer, which may be this one.
+    /// Puts chunks on one peer, which may be this one: they are here, and `intake` holds them.
     async fn to_peer(
         &self,
         peer: PeerAddresses,
         chunks: Vec<Homed>,
         terms: LeaseTerms,
+        intake: &Arc<StoreIntake>,
         monitor: &Monitor,
     ) -> (PeerAddresses, Result<Pushed>) {
         if peer.peer != self.handle.own() {
@@ -96,9 +110,8 @@ impl NodeInner {
             let pushed = push(&self.links, &peer, source, &chunks, terms, monitor).await;
             return (peer, Ok(pushed));
         }
-        let store = self.store.clone();
+        let intake = Arc::clone(intake);
         let kept = tokio::task::spawn_blocking(move || {
-            let intake = store.intake(terms)?;
             let mut kept = Vec::new();
             for (hash, home) in chunks {
                 if intake.hold(&hash, home)? {

@@ -1,7 +1,7 @@
 //! Publishing a key: its versions' chunks go where they belong, then its catalogue, and last the signed record that points there.
 //!
-//! Chunks come first, so whoever reads the record finds what it names. The record counts when a majority of the peers that it belongs to
-//! has taken it; then it is read once more. What could not be done is noted, and the upkeep does it when peers come.
+//! Chunks and the catalogue come first, so whoever reads the record finds what it names. The record counts when a majority of the peers
+//! that it belongs to has taken it; then it is read once more. What could not be done is noted, and the upkeep does it when peers come.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -19,6 +19,8 @@ use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
 use crate::net::record::{Body, Record};
 use crate::net::tables::Published;
 use crate::node::list::labels_of;
+use crate::node::online::body::Document;
+use crate::node::online::find::{Look, persist};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::place::Placed;
 use crate::node::payload::Payload;
@@ -26,6 +28,12 @@ use crate::node::put::PutOptions;
 use crate::node::report::{NetPut, PutReport};
 use crate::refs::VersionEntry;
 use crate::store::KeyRefs;
+
+/// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
+struct Unplaced {
+    document: Document,
+    terms: LeaseTerms,
+}
 
 impl Node {
     /// Stores `payload` as the next version of `name`'s key, places its chunks on the peers that they belong to, and publishes the key.
@@ -66,11 +74,16 @@ impl NodeInner {
     pub(super) async fn publish_key(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
         let _turn = self.publishing.lock().await;
         let refs = self.store.refs_of(key)?;
-        let mut placed = Placed { fewest: self.config.replication_factor, ..Placed::default() };
+        let mut placed = self.nothing_placed();
         let mut catalogue = Catalogue::default();
+        // The last one is placed together with the catalogue.
+        let mut unplaced: Option<Unplaced> = None;
         for (number, entry) in &refs.versions {
-            let (manifest, version) = self.publish_version(entry, monitor).await?;
-            placed.add(version);
+            if let Some(version) = unplaced.take() {
+                placed.add(self.place_version(version, monitor).await?);
+            }
+            let manifest;
+            (manifest, unplaced) = self.describe_version(entry).await?;
             let labels = labels_of(&refs, *number);
             catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
         }
@@ -79,7 +92,15 @@ impl NodeInner {
             return Ok(placed);
         };
         let (latest, manifest) = (*latest, version.manifest);
-        let bytes = catalogue.encode();
+        let version = async {
+            match unplaced {
+                Some(version) => self.place_version(version, monitor).await,
+                None => Ok(self.nothing_placed()),
+            }
+        };
+        let (version, (catalogue, listed)) =
+            futures::try_join!(version, self.place_document(catalogue.encode(), monitor))?;
+        placed.add(version);
         if placed.short > 0 {
             // A record names only what is kept.
             return Err(Error::TooFewPeers {
@@ -91,20 +112,23 @@ impl NodeInner {
                 peers: placed.peers.max(1),
             });
         }
-        let done = self.publish_record(key.as_str(), latest, Some(manifest), &bytes, monitor).await?;
-        placed.add(done);
+        self.publish_record(key.as_str(), latest, manifest, catalogue).await?;
+        placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         Ok(placed)
     }
 
-    /// Sees that a version is where it belongs, unless that was seen not long ago.
-    async fn publish_version(&self, entry: &VersionEntry, monitor: &Monitor) -> Result<(Body, Placed)> {
+    fn nothing_placed(&self) -> Placed {
+        Placed { fewest: self.config.replication_factor, ..Placed::default() }
+    }
+
+    /// What a catalogue says of a version; and what there is to place of it, unless it was seen not long ago to be where it belongs.
+    async fn describe_version(&self, entry: &VersionEntry) -> Result<(Body, Option<Unplaced>)> {
         let hash = entry.manifest;
         let fresh = lock(&self.placed).get(&hash).is_some_and(|at| at.elapsed() < self.config.ttl / 3);
         let short = entry.manifest_bytes <= limits::CHUNK_BYTES as u64;
         if fresh && short {
-            let body = Body { hash, len: entry.manifest_bytes, pieces: None };
-            return Ok((body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
+            return Ok((Body { hash, len: entry.manifest_bytes, pieces: None }, None));
         }
         let store = self.store.clone();
         let end = self.lease_end().min(entry.expires_unix_ms.unwrap_or(u64::MAX));
@@ -118,39 +142,41 @@ impl NodeInner {
             })?;
             Ok::<_, Error>((store.store_document(&bytes, terms)?, manifest))
         });
-        let (document, manifest) = joined(read.await)?;
+        let (mut document, manifest) = joined(read.await)?;
         if fresh {
-            return Ok((document.body, Placed { fewest: self.config.replication_factor, ..Placed::default() }));
+            persist(document.intake).await?;
+            return Ok((document.body, None));
         }
-        let mut chunks = document.chunks;
-        let placed = manifest.chunks.iter().enumerate();
-        chunks.extend(placed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
-        let placed = self.place(&chunks, terms, monitor).await?;
+        let homed = manifest.chunks.iter().enumerate();
+        document.chunks.extend(homed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
+        Ok((document.body, Some(Unplaced { document, terms })))
+    }
+
+    /// Sees that a version is where it belongs.
+    async fn place_version(&self, version: Unplaced, monitor: &Monitor) -> Result<Placed> {
+        let Unplaced { document, terms } = version;
+        let placed = self.place(&document.chunks, terms, &document.intake, monitor).await?;
         if placed.incomplete == 0 {
-            lock(&self.placed).insert(hash, Instant::now());
+            lock(&self.placed).insert(terms.manifest, Instant::now());
         }
+        Ok(placed)
+    }
+
+    /// Places a catalogue or listing.
+    async fn place_document(&self, bytes: Vec<u8>, monitor: &Monitor) -> Result<(Body, Placed)> {
+        let store = self.store.clone();
+        let terms = LeaseTerms { manifest: Hash::of(&bytes), owner: self.owner, expires_unix_ms: self.lease_end() };
+        let document = joined(tokio::task::spawn_blocking(move || store.store_document(&bytes, terms)).await)?;
+        let placed = self.place(&document.chunks, terms, &document.intake, monitor).await?;
         Ok((document.body, placed))
     }
 
-    /// Places a catalogue or listing, and puts the record that points at it.
-    pub(super) async fn publish_record(
-        &self,
-        name: &str,
-        version: u64,
-        manifest: Option<Body>,
-        bytes: &[u8],
-        monitor: &Monitor,
-    ) -> Result<Placed> {
-        let (store, owned) = (self.store.clone(), bytes.to_vec());
-        let hash = Hash::of(bytes);
-        let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: self.lease_end() };
-        let document = joined(tokio::task::spawn_blocking(move || store.store_document(&owned, terms)).await)?;
-        let placed = self.place(&document.chunks, terms, monitor).await?;
+    /// Puts the record that points at a version and a catalogue, which are placed.
+    async fn publish_record(&self, name: &str, version: u64, manifest: Body, catalogue: Body) -> Result<()> {
         let publisher = self.identity.scope();
         let known = self.tables.published(name)?.map_or(0, |published| published.seq);
         let seen = self.tables.seen(&Record::key(&publisher, name))?.unwrap_or(0);
-        let (catalogue, expires_unix_ms) = (document.body, self.lease_end());
-        let manifest = manifest.unwrap_or(catalogue);
+        let expires_unix_ms = self.lease_end();
         let mut record = Record {
             publisher,
             name: name.to_owned(),
@@ -160,8 +186,8 @@ impl NodeInner {
             catalogue,
             expires_unix_ms,
         };
-        let outcome = match self.put_record(record.clone()).await {
-            Err(error) => match self.find_record(&publisher, name).await? {
+        match self.put_record(record.clone()).await {
+            Err(error) => match self.find_record(&publisher, name, Look::Newest).await? {
                 // Somebody who shares the scope's key has published meanwhile: this comes after that.
                 Some(found) if found.record.seq >= record.seq => {
                     record.seq = found.record.seq + 1;
@@ -170,8 +196,7 @@ impl NodeInner {
                 _ => Err(error),
             },
             done => done,
-        };
-        outcome.map(|()| placed)
+        }
     }
 
     /// Signs a record, and puts it where it belongs.
@@ -193,7 +218,7 @@ impl NodeInner {
             let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
             return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
         }
-        match self.find_record(&signed.record.publisher, &name).await? {
+        match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
             Some(found) if found.record.seq >= seq => Ok(()),
             _ => Err(Error::Network {
                 what: "the record",
@@ -204,7 +229,7 @@ impl NodeInner {
 
     fn note_published(&self, name: &str, refs: Hash, complete: bool) -> Result<()> {
         match self.tables.published(name)? {
-            Some(published) => self.tables.set_published(name, Published { refs, complete, ..published }),
+            Some(published) => self.tables.note_published(name, Published { refs, complete, ..published }),
             None => Ok(()),
         }
     }
@@ -221,8 +246,10 @@ impl NodeInner {
             }
         }
         let bytes = listing.encode();
-        let placed = self.publish_record("", 0, None, &bytes, monitor).await?;
-        self.note_published("", Hash::of(&bytes), placed.incomplete == 0)
+        let fingerprint = Hash::of(&bytes);
+        let (listing, placed) = self.place_document(bytes, monitor).await?;
+        self.publish_record("", 0, listing, listing).await?;
+        self.note_published("", fingerprint, placed.incomplete == 0)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::net::fetch::Fetched;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
-use crate::node::online::find::{FoundVersion, Missing, keep, persist, refs_of};
+use crate::node::online::find::{FoundVersion, Look, Missing, keep, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
@@ -43,7 +43,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, monitor)?;
+        let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
         let report = pulled.version.clone().restore(target, options, monitor)?;
         Ok(pulled.report(report))
     }
@@ -56,7 +56,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, monitor)?;
+        let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
         let report = pulled.version.clone().restore_to(out, options, monitor)?;
         Ok(pulled.report(report))
     }
@@ -79,7 +79,12 @@ impl Node {
 
     /// Has a version here, whole, fetching what is not; and opens it.
     pub fn fetch(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
-        self.pull(wanted, &Part::Whole, monitor).map(|pulled| pulled.version)
+        self.fetch_as(wanted, Look::Newest, monitor)
+    }
+
+    /// As [`fetch`](Node::fetch), by the record that `look` says.
+    pub(crate) fn fetch_as(&self, wanted: &VersionRef, look: Look, monitor: &Monitor) -> Result<Version> {
+        self.pull(wanted, &Part::Whole, look, monitor).map(|pulled| pulled.version)
     }
 
     /// Opens a version, of this store or of another scope, without fetching its chunks.
@@ -88,7 +93,7 @@ impl Node {
         if self.is_here(&wanted)? {
             return self.inner.store.version(&wanted);
         }
-        self.block_on(async { Ok(self.inner.open(&wanted, monitor).await?.0) })
+        self.block_on(async { Ok(self.inner.open(&wanted, Look::Newest, monitor).await?.0) })
     }
 
     /// The versions of a key of any scope.
@@ -97,7 +102,7 @@ impl Node {
         if key.scope().is_none() {
             return self.inner.store.log(&key);
         }
-        match self.block_on(self.inner.find_catalogue(&key, monitor)) {
+        match self.block_on(self.inner.find_catalogue(&key, Look::Newest, monitor)) {
             Ok(catalogue) => Ok(summaries(&refs_of(&catalogue))),
             Err(error) => {
                 // Copies that are here are better than nothing, and not all that there is.
@@ -136,7 +141,7 @@ impl Node {
         }
     }
 
-    fn pull(&self, wanted: &VersionRef, part: &Part, monitor: &Monitor) -> Result<Pulled> {
+    fn pull(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<Pulled> {
         let wanted = self.inner.store.canonical_version(wanted)?;
         let started = Instant::now();
         let lookups = self.inner.handle.lookups();
@@ -144,7 +149,7 @@ impl Node {
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.inner.store.version(&wanted)?, Fetched::default()),
-            false => match self.block_on(self.inner.pull_foreign(&wanted, part, monitor)) {
+            false => match self.block_on(self.inner.pull_foreign(&wanted, part, look, monitor)) {
                 Ok(pulled) => pulled,
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none.
@@ -185,8 +190,13 @@ impl Pulled {
 
 impl NodeInner {
     /// Finds a version of another scope, and reads its manifest.
-    async fn open(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<(Version, FoundVersion, Vec<u8>)> {
-        let found = self.find_foreign(wanted, monitor).await?;
+    async fn open(
+        &self,
+        wanted: &VersionRef,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<(Version, FoundVersion, Vec<u8>)> {
+        let found = self.find_foreign(wanted, look, monitor).await?;
         let bytes = self.document(found.version.manifest, monitor).await?;
         let manifest = Manifest::decode(&bytes).map_err(|why| Error::Network {
             what: "what a record points at",
@@ -196,8 +206,14 @@ impl NodeInner {
         Ok((Version { store: self.store.clone(), key: wanted.key.clone(), number, entry, manifest }, found, bytes))
     }
 
-    async fn pull_foreign(&self, wanted: &VersionRef, part: &Part, monitor: &Monitor) -> Result<(Version, Fetched)> {
-        let (version, found, bytes) = self.open(wanted, monitor).await?;
+    async fn pull_foreign(
+        &self,
+        wanted: &VersionRef,
+        part: &Part,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<(Version, Fetched)> {
+        let (version, found, bytes) = self.open(wanted, look, monitor).await?;
         let indexes = wanted_chunks(&version, part)?;
         let whole = indexes.len() == version.manifest.chunks.len();
         let store = self.store.clone();
@@ -233,16 +249,17 @@ impl NodeInner {
             fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
         };
-        let fetched = keep(fetched, Arc::clone(&intake)).await?;
-        if whole {
+        let mut adopted = Ok(());
+        if whole && fetched.is_ok() {
+            // Makes durable what came as well, and the lease on it needs no sync of the packs of its own.
             let (store, key) = (self.store.clone(), wanted.key.clone());
             let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
-            joined(
+            adopted = joined(
                 tokio::task::spawn_blocking(move || store.adopt(&key, number, &bytes, &labels, Some(expires))).await,
-            )?;
+            );
         }
-        drop(intake);
-        Ok((version, fetched))
+        let fetched = keep(fetched, intake).await?;
+        adopted.map(|()| (version, fetched))
     }
 }
 
