@@ -70,7 +70,7 @@ enum Command {
     Disconnect(PeerId),
     Closest(Vec<u8>, oneshot::Sender<Closest>),
     PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<(bool, Vec<PeerId>)>),
-    GetRecord(kad::RecordKey, usize, oneshot::Sender<Vec<Vec<u8>>>),
+    GetRecord(kad::RecordKey, usize, oneshot::Sender<FoundRecords>),
     View(oneshot::Sender<NetworkView>),
 }
 
@@ -151,7 +151,7 @@ impl Handle {
     }
 
     /// The records under `key`, from `enough` peers if so many have one.
-    pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<Vec<Vec<u8>>> {
+    pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<FoundRecords> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         self.ask(|answer| Command::GetRecord(key, enough, answer)).await
     }
@@ -161,11 +161,19 @@ impl Handle {
     }
 }
 
+/// What a search for the records under a key came to.
+#[derive(Debug, Default)]
+pub(crate) struct FoundRecords {
+    pub(crate) records: Vec<Vec<u8>>,
+    /// Whether all that were asked have answered.
+    pub(crate) complete: bool,
+}
+
 /// A query of Kademlia under way, and who waits for it.
 enum Query {
     Closest(Closest, oneshot::Sender<Closest>),
     Put(oneshot::Sender<(bool, Vec<PeerId>)>, Vec<PeerId>),
-    Get { found: Vec<Vec<u8>>, enough: usize, answer: oneshot::Sender<Vec<Vec<u8>>> },
+    Get { found: FoundRecords, enough: usize, answer: oneshot::Sender<FoundRecords> },
 }
 
 pub(crate) struct EventLoop {
@@ -272,7 +280,7 @@ impl EventLoop {
             }
             Command::GetRecord(key, enough, answer) => {
                 let query = self.swarm.behaviour_mut().kad.get_record(key);
-                self.queries.insert(query, Query::Get { found: Vec::new(), enough, answer });
+                self.queries.insert(query, Query::Get { found: FoundRecords::default(), enough, answer });
             }
             Command::View(answer) => {
                 let _ = answer.send(self.view());
@@ -408,12 +416,16 @@ impl EventLoop {
                 closest.complete = complete && !timed_out;
             }
             (Query::Get { found, enough, .. }, QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(there)))) => {
-                found.push(there.record.value);
-                if found.len() >= *enough
+                found.records.push(there.record.value);
+                if found.records.len() >= *enough
                     && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id)
                 {
                     query.finish();
                 }
+            }
+            (Query::Get { found, .. }, QueryResult::GetRecord(outcome)) => {
+                let timed_out = matches!(outcome, Err(kad::GetRecordError::Timeout { .. }));
+                found.complete = complete && !timed_out;
             }
             (Query::Put(_, took), QueryResult::PutRecord(Err(error))) => {
                 let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =

@@ -25,6 +25,9 @@ use crate::node::online::publish::joined;
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 
+/// How long peers whose connections have ended are given to be connected again.
+const RECONNECTED: Duration = Duration::from_millis(500);
+
 /// Which record of a key will do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Look {
@@ -92,7 +95,14 @@ impl NodeInner {
         look: Look,
     ) -> Result<Option<SignedRecord>> {
         let key = Record::key(publisher, name);
-        let found = self.handle.get_record(kad::RecordKey::new(key.as_bytes()), look.answers()).await?;
+        let place = kad::RecordKey::new(key.as_bytes());
+        let mut found = self.handle.get_record(place.clone(), look.answers()).await?;
+        if found.records.is_empty() && !found.complete && matches!(look, Look::Newest) {
+            // Connections that have ended are noticed when they are used: some of those that did not answer do so on a new one.
+            tokio::time::sleep(RECONNECTED).await;
+            found = self.handle.get_record(place, look.answers()).await?;
+        }
+        let found = found.records;
         let seen = self.tables.seen(&key)?.unwrap_or(0);
         let valid = found.iter().filter_map(|bytes| {
             let checked = SignedRecord::check(bytes, key.as_bytes(), NodeInner::now(), None);
