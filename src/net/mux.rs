@@ -1,7 +1,7 @@
 //! Several streams over one connection: yamux, set up for long transfers.
 //!
 //! libp2p's own wrapper around the `yamux` crate does not let its user choose the size of data frames. At its 16 KiB the headers, the
-//! wake-ups and the small writes cost a fifth of the throughput; with [`SPLIT_BYTES`] they do not. On the wire this is
+//! wake-ups and the small writes are a good part of what a transfer costs; with [`SPLIT_BYTES`] they are not. On the wire this is
 //! yamux 1.0.0 like any other (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
 //!
 //! Invariant: a peer that opens streams faster than they are taken finds the ones above [`INBOUND_STREAMS`] closed; nothing grows with
