@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Times a fetch between node processes on loopback beside raw TCP, and prints rates, ratios, CPU seconds and peak memory.
 
-usage: network.py [--caskad BIN] [--mib N] [--runs N] [--dir DIR] [--slow | --gradients | --versions FILE FILE]
+usage: network.py [--caskad BIN] [--mib N] [--runs N] [--dir DIR] [--raw BIN] [--slow | --gradients | --versions FILE FILE]
 
 One node has N MiB of random bytes; another, which has nothing, gets them over one connection: each chunk is verified and durably stored before the
-file is restored from the store. The same from four nodes. Raw TCP: two processes, one socket, buffers of 1 MiB, no encryption, nothing stored.
+file is restored from the store. The same from four nodes. Raw TCP: two processes, one socket, buffers of 1 MiB, no encryption, nothing stored;
+with --raw by the program that `cargo bench --bench raw --no-run` makes (tokio), else by this script.
 With --gradients, four workers exchange 3 MB each, 20 rounds: from the first publish to the last collect, beside the same bytes over raw TCP.
 With --versions, a node that has the first file as version 1 gets the second as version 2, from six others that hold them: bytes received.
 With --slow, of 24 nodes one is dead and two read and write 1 MiB a second at most, and the get of N MiB is compared with one where none is.
@@ -209,6 +210,7 @@ def main():
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dir")
+    parser.add_argument("--raw")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--versions", nargs="+")
@@ -223,7 +225,11 @@ def main():
         slow = show("24 nodes, 2 slow, 1 dead", options, [fetch(options, 24, (), slow=2, dead=1) for _ in range(options.runs)])
         print(f"ratio {slow / usual:.2f}")
         return
-    raw = statistics.median(options.mib / raw_tcp(options.mib << 20) for _ in range(options.runs))
+    if options.raw:
+        rates = [float(subprocess.run([options.raw, str(options.mib)], capture_output=True, check=True).stdout) for _ in range(options.runs)]
+        raw = statistics.median(rates) / 1.048576
+    else:
+        raw = statistics.median(options.mib / raw_tcp(options.mib << 20) for _ in range(options.runs))
     print(f"raw TCP: {raw * 1.048576:.0f} MB/s", flush=True)
     one = show("one holder", options, [fetch(options, 1, ("--replication-factor", "1")) for _ in range(options.runs)], raw)
     four = show("four holders", options, [fetch(options, 4, ("--replication-factor", "4")) for _ in range(options.runs)], raw)
