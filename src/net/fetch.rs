@@ -331,7 +331,7 @@ impl Job {
     /// Stores chunks that came, if they are right, until no more come. For a thread that may block.
     fn verify_all(&self, arrived: &Mutex<mpsc::Receiver<Arrived>>) {
         // Whatever ends this thread, nobody waits for it.
-        let _last = EndOfVerifying(&self.help, arrived);
+        let _last = EndOfVerifying { help: &self.help, arrived };
         let mut batch = Vec::new();
         while lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) > 0 {
             self.verify_some(&mut batch);
@@ -391,12 +391,15 @@ impl Job {
 }
 
 /// Lets those go that wait to help, and those that bring more.
-struct EndOfVerifying<'v>(&'v Semaphore, &'v Mutex<mpsc::Receiver<Arrived>>);
+struct EndOfVerifying<'v> {
+    help: &'v Semaphore,
+    arrived: &'v Mutex<mpsc::Receiver<Arrived>>,
+}
 
 impl Drop for EndOfVerifying<'_> {
     fn drop(&mut self) {
-        self.0.close();
-        lock(self.1).close();
+        self.help.close();
+        lock(self.arrived).close();
     }
 }
 

@@ -23,7 +23,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    ClientConfig, ConnectionCommon, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     SupportedCipherSuite,
 };
 
@@ -118,8 +118,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrad
     fn upgrade_inbound(self, connection: C, _: &'static str) -> Self::Future {
         Box::pin(async move {
             let mut stream = TlsAcceptor::from(self.server).accept(connection).await?;
-            stream.get_mut().1.set_buffer_limit(Some(UNSENT_BYTES));
-            Ok((peer_at_the_other_end(stream.get_ref().1)?, stream.into()))
+            Ok((bounded_peer(stream.get_mut().1)?, stream.into()))
         })
     }
 }
@@ -134,13 +133,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
             // An address in place of a name: peers are told by their keys, and the name is not sent.
             let unnamed = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             let mut stream = TlsConnector::from(self.client).connect(unnamed, connection).await?;
-            stream.get_mut().1.set_buffer_limit(Some(UNSENT_BYTES));
-            Ok((peer_at_the_other_end(stream.get_ref().1)?, stream.into()))
+            Ok((bounded_peer(stream.get_mut().1)?, stream.into()))
         })
     }
 }
 
-fn peer_at_the_other_end(connection: &CommonState) -> Result<PeerId, TlsError> {
+/// The peer at the other end of a connection after its handshake. What waits to be sent over it is bounded from here on.
+fn bounded_peer<D>(connection: &mut ConnectionCommon<D>) -> Result<PeerId, TlsError> {
+    connection.set_buffer_limit(Some(UNSENT_BYTES));
     match connection.peer_certificates() {
         Some([certificate]) => Ok(certificate::parse(certificate)?.peer_id()),
         _ => Err(TlsError::Anonymous),
