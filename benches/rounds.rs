@@ -186,15 +186,21 @@ impl Worker {
         }
     }
 
-    /// The next gradient: random fractions under exponents of one scale.
+    /// The next gradient: nearly normal, as gradients are, so that its exponents vary and its fractions are noise.
     fn make(&mut self) {
         let header =
             format!("{{\"w\":{{\"dtype\":\"F32\",\"shape\":[{NUMBERS}],\"data_offsets\":[0,{}]}}}}", NUMBERS * 4);
         self.gradient = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
         for _ in 0..NUMBERS {
-            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            self.gradient.extend((0x3c00_0000 | (self.state >> 40) as u32).to_le_bytes());
+            let sum: f64 = (0..4).map(|_| self.uniform()).sum();
+            self.gradient.extend((1e-3 * (sum - 2.0) as f32).to_le_bytes());
         }
+    }
+
+    /// A random number from 0 to 1.
+    fn uniform(&mut self) -> f64 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 32) as f64 / f64::from(u32::MAX)
     }
 
     /// Sends the gradient to every other worker, and reads one from each.
