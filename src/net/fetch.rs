@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
@@ -96,6 +96,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Processors that this process may use. In a control group, several files are read to find that out.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(2, usize::from));
+
 /// Fetches `wanted` from `peers` into `intake`, asking the first `primary` holders of each chunk before the others.
 pub(crate) async fn fetch(
     links: &Arc<Links>,
@@ -106,6 +109,8 @@ pub(crate) async fn fetch(
     monitor: &Monitor,
 ) -> Result<Fetched> {
     let holders = wanted.iter().map(|wanted| wanted.holders.clone()).collect();
+    // Where few chunks come, they never wait for help.
+    let threads = PROCESSORS.min(VERIFIERS).min(wanted.len().div_ceil(BACKLOG));
     let job = Arc::new(Job {
         board: Mutex::new(Board::new(holders, peers.len(), primary)),
         wanted,
@@ -122,7 +127,6 @@ pub(crate) async fn fetch(
     });
     let (verifier, arrived) = mpsc::channel(ARRIVED);
     let arrived = Arc::new(Mutex::new(arrived));
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(VERIFIERS);
     let verifying: Vec<_> = (0..threads)
         .map(|number| {
             let (job, arrived) = (Arc::clone(&job), Arc::clone(&arrived));

@@ -151,14 +151,11 @@ impl Push<'_> {
         let mut todo = chunks.into_iter();
         let mut under_way = futures::stream::FuturesUnordered::new();
         let mut commit = std::pin::pin!(self.ask(|request| Frame::Commit(request, intake)));
-        let mut all_read = false;
         loop {
-            while !all_read && under_way.len() < FRAMES {
-                match self.parcels(&mut todo, bases).await? {
-                    Some(parcels) => under_way.push(self.frame(intake, parcels)),
-                    None => all_read = true,
-                }
-            }
+            let free = FRAMES - under_way.len();
+            let frames = self.parcels(&mut todo, bases, free).await?;
+            under_way.extend(frames.into_iter().map(|parcels| self.frame(intake, parcels)));
+            let all_read = todo.len() == 0;
             let outcome = tokio::select! {
                 // In this order, so that the commit is asked behind the last of the chunks. Should it ever overtake one, that is refused,
                 // and none of them counts.
@@ -191,31 +188,41 @@ impl Push<'_> {
         Ok((taken, alone))
     }
 
-    /// The next chunks for one frame, read on a thread that may block. One that cannot be read here is left out.
+    /// The next chunks for up to `frames` frames, read on a thread that may block. One that cannot be read here is left out.
     async fn parcels(
         &self,
         todo: &mut std::vec::IntoIter<Homed>,
         bases: &HashMap<Hash, Hash>,
-    ) -> Result<Option<Vec<Parcel>>> {
+        frames: usize,
+    ) -> Result<Vec<Vec<Parcel>>> {
+        if todo.len() == 0 || frames == 0 {
+            return Ok(Vec::new());
+        }
         let (source, bases) = (Arc::clone(&self.source), bases.clone());
         let mut own = std::mem::take(todo);
         let read = tokio::task::spawn_blocking(move || {
-            let (mut parcels, mut bytes) = (Vec::new(), 0);
-            while bytes < FRAME_PARCELS && parcels.len() < limits::PUT_PARCELS {
-                let Some((hash, home)) = own.next() else { break };
-                let base: Vec<Hash> = bases.get(&hash).copied().into_iter().collect();
-                if let Some(mut parcel) = source.parcel(&hash, &base)? {
-                    parcel.home = home;
-                    bytes += parcel_bytes(&parcel);
-                    parcels.push(parcel);
+            let mut read = Vec::new();
+            while own.len() > 0 && read.len() < frames {
+                let (mut parcels, mut bytes) = (Vec::new(), 0);
+                while bytes < FRAME_PARCELS && parcels.len() < limits::PUT_PARCELS {
+                    let Some((hash, home)) = own.next() else { break };
+                    let base: Vec<Hash> = bases.get(&hash).copied().into_iter().collect();
+                    if let Some(mut parcel) = source.parcel(&hash, &base)? {
+                        parcel.home = home;
+                        bytes += parcel_bytes(&parcel);
+                        parcels.push(parcel);
+                    }
+                }
+                if !parcels.is_empty() {
+                    read.push(parcels);
                 }
             }
-            Ok::<_, Error>((own, parcels))
+            Ok::<_, Error>((own, read))
         });
-        let (rest, parcels) =
+        let (rest, read) =
             read.await.map_err(|error| Error::io("read", "chunks to send", std::io::Error::other(error)))??;
         *todo = rest;
-        Ok((!parcels.is_empty()).then_some(parcels))
+        Ok(read)
     }
 
     async fn frame(&self, intake: u32, parcels: Vec<Parcel>) -> Result<Vec<(SentParcel, PutStatus)>> {

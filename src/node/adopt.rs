@@ -1,7 +1,7 @@
 //! Adopting: a version that another scope published becomes a version here, under that scope, with the number that it has there.
 
 use crate::chunk::Codec;
-use crate::codec::{Effort, Encoder};
+use crate::codec::Effort;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, Label, Scope};
@@ -45,7 +45,9 @@ impl Store {
         }
         self.inner.chunks.raise_format()?;
         let mut frame = Vec::new();
-        let codec = Encoder::new(Effort::Default).encode_frame(bytes, &mut frame);
+        let mut encoder = self.take_encoder(Effort::Default);
+        let codec = encoder.encode_frame(bytes, &mut frame);
+        self.give_encoder(Effort::Default, encoder);
         let hash = Hash::of(bytes);
         let payload = if codec == Codec::Raw { bytes } else { &frame };
         let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };

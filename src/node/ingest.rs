@@ -131,6 +131,7 @@ impl<'a> Ingest<'a> {
             lock(&shared.done).push((stripe, hash, chunks));
             self.monitor.advance(stripe.span.len);
         }
+        self.store.give_encoder(self.effort, worker.encoder);
         Ok(())
     }
 }
@@ -147,7 +148,7 @@ struct Worker<'i, 'a> {
 
 impl<'i, 'a> Worker<'i, 'a> {
     fn new(ingest: &'i Ingest<'a>) -> Worker<'i, 'a> {
-        let (encoder, reader) = (Encoder::new(ingest.effort), ingest.store.inner.chunks.reader());
+        let (encoder, reader) = (ingest.store.take_encoder(ingest.effort), ingest.store.inner.chunks.reader());
         Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new(), other_base: Vec::new() }
     }
 

@@ -15,9 +15,6 @@ use crate::node::leases::LeasedChunk;
 use crate::node::store::Store;
 use crate::store::{ChunkReader, EncodedChunk, RecordKind, Session};
 
-/// Decoders that wait for their next use.
-const POOLED: usize = 16;
-
 /// An [`Intake`] of a store.
 pub(crate) struct StoreIntake {
     store: Store,
@@ -25,10 +22,10 @@ pub(crate) struct StoreIntake {
     terms: LeaseTerms,
     /// What the next commit grants the lease on. Each chunk once, so no number of repetitions fills the memory.
     taken: Mutex<HashMap<Hash, LeasedChunk>>,
-    workers: Mutex<Vec<Worker>>,
 }
 
-struct Worker {
+/// What one thread verifies with.
+pub(super) struct IntakeWorker {
     decoder: Decoder,
     reader: ChunkReader,
     plain: Vec<u8>,
@@ -39,7 +36,7 @@ impl Store {
     /// Begins to take chunks in under a lease of `terms`.
     pub(crate) fn intake(&self, terms: LeaseTerms) -> Result<StoreIntake> {
         let session = self.inner.chunks.begin()?;
-        Ok(StoreIntake { store: self.clone(), session, terms, taken: Mutex::default(), workers: Mutex::default() })
+        Ok(StoreIntake { store: self.clone(), session, terms, taken: Mutex::default() })
     }
 }
 
@@ -64,7 +61,7 @@ impl StoreIntake {
         leases.grant(self.terms, &chunks).map(drop)
     }
 
-    fn verify(&self, worker: &mut Worker, parcel: &Parcel) -> Result<Taken> {
+    fn verify(&self, worker: &mut IntakeWorker, parcel: &Parcel) -> Result<Taken> {
         if let Some(base) = &parcel.base {
             // Relied on from here on, so that no collection takes it before the difference is stored.
             let Some(found) = self.session.base(base, limits::DELTA_DEPTH)?.filter(|found| found.hash == *base) else {
@@ -108,21 +105,13 @@ impl Intake for StoreIntake {
         if !sound {
             return Ok(Taken::Wrong("its lengths, encoding and base do not go together".to_owned()));
         }
-        let pooled = self.workers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut worker = pooled.unwrap_or_else(|| Worker {
+        let make = || IntakeWorker {
             decoder: Decoder::new(),
             reader: self.store.inner.chunks.reader(),
             plain: Vec::new(),
             base: Vec::new(),
-        });
-        let verdict = self.verify(&mut worker, parcel);
-        {
-            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-            if workers.len() < POOLED {
-                workers.push(worker);
-            }
-        }
-        let verdict = verdict?;
+        };
+        let verdict = self.store.inner.intake_workers.with(make, |worker| self.verify(worker, parcel))?;
         if verdict == Taken::Stored {
             let Parcel { hash, plain_len, codec, base, payload, .. } = parcel;
             let chunk = EncodedChunk { hash: *hash, plain_len: *plain_len, codec: *codec, base: *base, payload };

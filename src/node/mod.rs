@@ -35,6 +35,7 @@ mod maintain;
 mod online;
 mod packs;
 mod payload;
+mod pool;
 mod put;
 mod report;
 mod source;

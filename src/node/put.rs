@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::chunk::{ChunkRef, Codec};
-use crate::codec::{Effort, Encoder};
+use crate::codec::Effort;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, PutName, VersionRef};
@@ -260,7 +260,9 @@ impl Put<'_> {
         self.monitor.check()?;
         let bytes = manifest.encode();
         let mut frame = Vec::new();
-        let codec = Encoder::new(self.options.effort).encode_frame(&bytes, &mut frame);
+        let mut encoder = self.store.take_encoder(self.options.effort);
+        let codec = encoder.encode_frame(&bytes, &mut frame);
+        self.store.give_encoder(self.options.effort, encoder);
         let hash = Hash::of(&bytes);
         let payload = if codec == Codec::Raw { &bytes } else { &frame };
         let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };

@@ -1,9 +1,7 @@
 //! Reading for others: the store as a [`ChunkSource`]. A chunk travels as it lies in its pack, where it can.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::chunk::{ChunkSource, Codec, ElementWidth, Parcel};
-use crate::codec::{Effort, Encoder};
+use crate::codec::Effort;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
@@ -12,51 +10,34 @@ use crate::node::store::Store;
 use crate::store::pack::{RECORD_HEADER_BYTES, RecordHeader, split_base};
 use crate::store::{ChunkReader, RecordKind};
 
-/// Readers and encoders that wait for their next use.
-#[derive(Default)]
-pub(super) struct SourcePool(Mutex<Vec<Worker>>);
-
-impl std::fmt::Debug for SourcePool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SourcePool")
-    }
-}
-
-/// Workers that are kept.
-const POOLED: usize = 16;
-
-struct Worker {
+/// What one thread reads with.
+pub(super) struct SourceWorker {
     reader: ChunkReader,
-    encoder: Encoder,
     plain: Vec<u8>,
 }
 
 impl Store {
-    /// Runs `act` with a reader and an encoder of the pool.
-    fn with_worker<T>(&self, act: impl FnOnce(&mut Worker) -> Result<T>) -> Result<T> {
-        let pool = &self.inner.source_pool.0;
-        let pooled = pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut worker = pooled.unwrap_or_else(|| Worker {
-            reader: self.inner.chunks.reader(),
-            encoder: Encoder::new(Effort::Default),
-            plain: Vec::new(),
-        });
-        let done = act(&mut worker);
-        let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() < POOLED {
-            pool.push(worker);
-        }
-        done
+    fn with_worker<T>(&self, act: impl FnOnce(&mut SourceWorker) -> Result<T>) -> Result<T> {
+        let make = || SourceWorker { reader: self.inner.chunks.reader(), plain: Vec::new() };
+        self.inner.source_workers.with(make, act)
+    }
+
+    /// Runs `act` with a reader that others have used before.
+    #[cfg(feature = "net")]
+    pub(super) fn with_reader<T>(&self, act: impl FnOnce(&mut ChunkReader) -> Result<T>) -> Result<T> {
+        self.with_worker(|worker| act(&mut worker.reader))
     }
 
     /// The chunk, decoded, verified, and encoded to stand alone.
-    fn stand_alone(&self, worker: &mut Worker, hash: &Hash) -> Result<Option<Parcel>> {
+    fn stand_alone(&self, worker: &mut SourceWorker, hash: &Hash) -> Result<Option<Parcel>> {
         let Some(entry) = self.inner.chunks.locate(hash, RecordKind::Chunk)? else { return Ok(None) };
-        let Worker { reader, encoder, plain } = worker;
+        let SourceWorker { reader, plain } = worker;
         plain.resize((entry.plain_len as usize).min(limits::CHUNK_BYTES), 0);
         reader.read(hash, plain)?;
         let mut payload = Vec::new();
+        let mut encoder = self.take_encoder(Effort::Default);
         let codec = encoder.encode(plain, ElementWidth::Unknown, &mut payload);
+        self.give_encoder(Effort::Default, encoder);
         if codec == Codec::Raw {
             payload.clone_from(plain);
         }

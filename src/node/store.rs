@@ -7,13 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::backend::StorageBackend;
 use crate::cache::{CacheStats, ChunkCache};
 use crate::error::{Error, Result};
+use crate::codec::Encoder;
 use crate::hash::Hash;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::manifest::Manifest;
 use crate::node::config::Config;
+#[cfg(feature = "net")]
+use crate::node::intake::IntakeWorker;
 use crate::node::leases::Leases;
 use crate::node::packs::{self, Demand, Packs};
-use crate::node::source::SourcePool;
+use crate::node::pool::Pool;
+use crate::node::source::SourceWorker;
 use crate::refs::VersionEntry;
 use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory};
 
@@ -46,7 +50,10 @@ pub(super) struct StoreInner {
     pub(super) config: Config,
     /// Why `config.toml` could not be used, in a store opened all the same.
     pub(super) config_damage: Option<String>,
-    pub(super) source_pool: SourcePool,
+    pub(super) encoders: Pool<Encoder, 16>,
+    pub(super) source_workers: Pool<SourceWorker, 16>,
+    #[cfg(feature = "net")]
+    pub(super) intake_workers: Pool<IntakeWorker, 4>,
     /// Opened when the first lease is asked for.
     pub(super) leases: Mutex<Option<Arc<Leases>>>,
     /// Dropped last: it holds the lock. `None` for a store that is not in a directory.
@@ -207,9 +214,18 @@ impl StoreOptions {
             directory: directory.as_ref().map(|directory| directory.path().to_owned()),
         };
         let chunks = ChunkStore::open(packs.backend, packs.index, options)?;
-        let cache = ChunkCache::new(config.cache_bytes);
-        let (source_pool, leases) = Default::default();
-        let inner = StoreInner { chunks, cache, config, config_damage, source_pool, leases, directory };
+        let inner = StoreInner {
+            chunks,
+            cache: ChunkCache::new(config.cache_bytes),
+            config,
+            config_damage,
+            encoders: Pool::default(),
+            source_workers: Pool::default(),
+            #[cfg(feature = "net")]
+            intake_workers: Pool::default(),
+            leases: Mutex::default(),
+            directory,
+        };
         Ok(Store { inner: Arc::new(inner) })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::chunk::{Codec, Intake as _, LeaseTerms, Parcel, Taken};
-use crate::codec::{Effort, Encoder};
+use crate::chunk::{ChunkRef, Codec, Intake as _, LeaseTerms, Parcel, Taken};
+use crate::codec::Effort;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
@@ -21,11 +21,27 @@ pub(super) struct Document {
 }
 
 impl Store {
+    /// The bytes of `chunks` one after another; `None` if one of them is not here.
+    pub(super) fn read_document(&self, chunks: &[ChunkRef]) -> Result<Option<Vec<u8>>> {
+        self.with_reader(|reader| {
+            let mut bytes = Vec::new();
+            for chunk in chunks {
+                if !self.inner.chunks.has_chain(&chunk.hash)? {
+                    return Ok(None);
+                }
+                let start = bytes.len();
+                bytes.resize(start + chunk.len as usize, 0);
+                reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
+            }
+            Ok(Some(bytes))
+        })
+    }
+
     /// Stores `bytes` as chunks that are to be under a lease of `terms`, so that they can be placed like others. The caller
     /// places them or commits the intake.
     pub(super) fn store_document(&self, bytes: &[u8], terms: LeaseTerms) -> Result<Document> {
         let intake = self.intake(terms)?;
-        let mut encoder = Encoder::new(Effort::Default);
+        let mut encoder = self.take_encoder(Effort::Default);
         let mut chunks = Vec::new();
         let mut list = Vec::new();
         let mut store = |plain: &[u8]| -> Result<Hash> {
@@ -51,6 +67,7 @@ impl Store {
         }
         let long = bytes.len() > limits::CHUNK_BYTES;
         let pieces = if long { Some(store(&list)?) } else { None };
+        self.give_encoder(Effort::Default, encoder);
         let body = Body { hash: Hash::of(bytes), len: bytes.len() as u64, pieces };
         Ok(Document { body, chunks, intake: Arc::new(intake) })
     }

@@ -1,12 +1,12 @@
 //! From a name to a manifest: record → catalogue → manifest, each proved by the one before. The record is proved by its signature.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::kad;
 
-use crate::chunk::{ChunkRef, LeaseTerms};
+use crate::chunk::{ChunkRef, Intake as _, LeaseTerms};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::identity::ScopeKey;
@@ -202,25 +202,19 @@ impl NodeInner {
 
     /// The plain bytes of chunks one after another. They are read and done with: to keep them would cost a sync and bring nobody anything.
     async fn plain(&self, chunks: &[ChunkRef], terms: LeaseTerms, monitor: &Monitor) -> Result<Vec<u8>> {
+        let (store, list) = (self.store.clone(), chunks.to_vec());
+        let read = move || store.read_document(&list);
+        // In a small network most of what is named is here.
+        if let Some(bytes) = joined(tokio::task::spawn_blocking(read.clone()).await)? {
+            return Ok(bytes);
+        }
         let missing =
             chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
         let intake = Arc::new(self.store.intake(terms)?);
         self.bring(missing.collect(), Arc::clone(&intake), monitor).await?;
-        let (store, chunks) = (self.store.clone(), chunks.to_vec());
-        joined(
-            tokio::task::spawn_blocking(move || {
-                let mut reader = store.inner.chunks.reader();
-                let mut bytes = Vec::new();
-                for chunk in &chunks {
-                    let start = bytes.len();
-                    bytes.resize(start + chunk.len as usize, 0);
-                    reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
-                }
-                drop(intake);
-                Ok(bytes)
-            })
-            .await,
-        )
+        let bytes = joined(tokio::task::spawn_blocking(read).await)?;
+        drop(intake);
+        bytes.ok_or_else(|| Error::Network { what: "fetching", why: "what came is not to be found".to_owned() })
     }
 
     /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error. What came is the caller's to
@@ -231,22 +225,19 @@ impl NodeInner {
         intake: Arc<StoreIntake>,
         monitor: &Monitor,
     ) -> Result<Fetched> {
-        let mut total = Fetched::default();
         let held = Arc::clone(&intake);
-        let mut missing = joined(
-            tokio::task::spawn_blocking(move || {
-                use crate::chunk::Intake as _;
-                let mut missing = Vec::new();
-                let mut seen = std::collections::HashSet::new();
-                for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
-                    if !held.hold(&wanted.chunk.hash, wanted.home)? {
-                        missing.push(wanted);
-                    }
-                }
-                Ok(missing)
-            })
-            .await,
-        )?;
+        let missing = joined(tokio::task::spawn_blocking(move || not_here(&held, wanted)).await)?;
+        self.bring_missing(missing, intake, monitor).await
+    }
+
+    /// As [`bring`](NodeInner::bring), for chunks of which it is known that they are [`not_here`].
+    pub(super) async fn bring_missing(
+        &self,
+        mut missing: Vec<Missing>,
+        intake: Arc<StoreIntake>,
+        monitor: &Monitor,
+    ) -> Result<Fetched> {
+        let mut total = Fetched::default();
         for attempt in 0..2 {
             if missing.is_empty() {
                 break;
@@ -263,7 +254,7 @@ impl NodeInner {
             for liar in fetched.liars {
                 monitor.warn(&format!("peer {liar} sent wrong chunks and was dropped; others are asked in its place"));
             }
-            let lost: std::collections::HashSet<u32> = fetched.lost.into_iter().collect();
+            let lost: HashSet<u32> = fetched.lost.into_iter().collect();
             let mut place = 0;
             missing.retain(|_| {
                 place += 1;
@@ -303,15 +294,21 @@ impl NodeInner {
     }
 }
 
+/// Has `intake` hold those of `wanted` that are here; answers with the others, each once.
+pub(super) fn not_here(intake: &StoreIntake, wanted: Vec<Missing>) -> Result<Vec<Missing>> {
+    let mut missing = Vec::new();
+    let mut seen = HashSet::new();
+    for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
+        if !intake.hold(&wanted.chunk.hash, wanted.home)? {
+            missing.push(wanted);
+        }
+    }
+    Ok(missing)
+}
+
 /// Makes durable what `intake` has taken, and its lease.
 pub(super) async fn persist(intake: Arc<StoreIntake>) -> Result<()> {
-    joined(
-        tokio::task::spawn_blocking(move || {
-            use crate::chunk::Intake as _;
-            intake.commit()
-        })
-        .await,
-    )
+    joined(tokio::task::spawn_blocking(move || intake.commit()).await)
 }
 
 /// As [`persist`], after a [`bring`](NodeInner::bring) whose own error counts first.

@@ -26,6 +26,7 @@ use crate::net::serve::{Served, Server, peer_key};
 use crate::net::tables::NetTables;
 use crate::net::transport::{self, Transport};
 use crate::node::online::keeper::StoreKeeper;
+use crate::node::online::publish::joined;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
 
@@ -166,6 +167,16 @@ impl Node {
             Some(runtime) => runtime.block_on(work),
             None => Err(Error::Network { what: "the node", why: "it is shutting down; start it again".to_owned() }),
         }
+    }
+
+    /// Has the node's threads do `work`, and waits until it is done. Where peers answer, and not on the caller's thread, which each answer
+    /// would have to wake.
+    pub(super) fn run<T: Send + 'static, F>(&self, work: impl FnOnce(Arc<NodeInner>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.inner));
+        self.block_on(async { joined(tokio::spawn(work).await) })
     }
 
     /// Has the upkeep look at once what there is to publish.

@@ -1,7 +1,7 @@
 //! Publishing a key: its versions' chunks go where they belong, then its catalogue, and last the signed record that points there.
 //!
 //! Chunks and the catalogue come first, so whoever reads the record finds what it names. The record counts when a majority of the peers
-//! that it belongs to has taken it; then it is read once more. What could not be done is noted, and the upkeep does it when peers come.
+//! that it belongs to has taken it; unless all of them have, it is read once more. What could not be done is noted, and the upkeep does it when peers come.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -51,7 +51,7 @@ impl Node {
         let started = Instant::now();
         let lookups = self.inner.handle.lookups();
         monitor.begin("publish", 0);
-        let placed = self.block_on(self.inner.publish_key(&name.key, monitor));
+        let placed = self.publish_now(&name.key, monitor);
         monitor.finish();
         let placed = placed?;
         report.network = Some(NetPut {
@@ -65,7 +65,12 @@ impl Node {
 
     /// Publishes what changed of `key`: for a label, a removal, or a version that was put without the network.
     pub fn publish(&self, key: &Key, monitor: &Monitor) -> Result<()> {
-        self.block_on(self.inner.publish_key(key, monitor)).map(drop)
+        self.publish_now(key, monitor).map(drop)
+    }
+
+    fn publish_now(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
+        let (key, monitor) = (key.clone(), monitor.clone());
+        self.run(|node| async move { node.publish_key(&key, &monitor).await })
     }
 }
 
@@ -217,6 +222,10 @@ impl NodeInner {
         if found < needed {
             let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
             return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
+        }
+        if found == asked {
+            // Each has it, and refuses what is older from now on: there is nothing to be found out by reading it.
+            return self.tables.note_seen(&key, seq);
         }
         match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
             Some(found) if found.record.seq >= seq => Ok(()),

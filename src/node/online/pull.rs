@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::chunk::LeaseTerms;
+use crate::chunk::{Intake as _, LeaseTerms};
 use crate::error::{Error, Result};
 use crate::key::{Key, VersionRef};
 use crate::manifest::{Content, Manifest};
@@ -15,7 +15,7 @@ use crate::net::fetch::Fetched;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
-use crate::node::online::find::{FoundVersion, Look, Missing, keep, persist, refs_of};
+use crate::node::online::find::{FoundVersion, Look, Missing, not_here, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
@@ -149,7 +149,7 @@ impl Node {
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.inner.store.version(&wanted)?, Fetched::default()),
-            false => match self.block_on(self.inner.pull_foreign(&wanted, part, look, monitor)) {
+            false => match self.pull_foreign(&wanted, part, look, monitor) {
                 Ok(pulled) => pulled,
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none.
@@ -168,6 +168,19 @@ impl Node {
             received_bytes: self.inner.links.received_bytes.load(Ordering::Relaxed) - received,
             took: started.elapsed(),
         })
+    }
+}
+
+impl Node {
+    fn pull_foreign(
+        &self,
+        wanted: &VersionRef,
+        part: &Part,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<(Version, Fetched)> {
+        let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
+        self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
     }
 }
 
@@ -216,27 +229,27 @@ impl NodeInner {
         let (version, found, bytes) = self.open(wanted, look, monitor).await?;
         let indexes = wanted_chunks(&version, part)?;
         let whole = indexes.len() == version.manifest.chunks.len();
-        let store = self.store.clone();
+        let bytes_wanted = indexes.iter().filter_map(|index| version.manifest.chunks.get(*index));
+        monitor.begin("fetch", bytes_wanted.map(|chunk| u64::from(chunk.len)).sum());
+        let terms =
+            LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let intake = Arc::new(self.store.intake(terms)?);
+        let (store, held) = (self.store.clone(), Arc::clone(&intake));
         let (key, manifest) = (wanted.key.clone(), version.manifest.clone());
-        let missing: Vec<Missing> = joined(
+        let missing = joined(
             tokio::task::spawn_blocking(move || {
                 let faced = faced_chunks(&store, &key, &manifest)?;
-                let missing = indexes.into_iter().filter_map(|index| {
+                let wanted = indexes.into_iter().filter_map(|index| {
                     let chunk = *manifest.chunks.get(index)?;
                     let home = manifest.home(index)?;
                     let bases =
                         faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
                     Some(Missing { chunk, home, bases: bases.into_iter().collect() })
                 });
-                Ok(missing.collect())
+                not_here(&held, wanted.collect())
             })
             .await,
         )?;
-        let bytes_wanted: u64 = missing.iter().map(|missing| u64::from(missing.chunk.len)).sum();
-        monitor.begin("fetch", bytes_wanted);
-        let terms =
-            LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
-        let intake = Arc::new(self.store.intake(terms)?);
         let persisting = async {
             loop {
                 tokio::time::sleep(PERSIST).await;
@@ -246,20 +259,20 @@ impl NodeInner {
             }
         };
         let fetched = tokio::select! {
-            fetched = self.bring(missing, Arc::clone(&intake), monitor) => fetched,
+            fetched = self.bring_missing(missing, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
         };
-        let mut adopted = Ok(());
-        if whole && fetched.is_ok() {
+        let adopts = whole && fetched.is_ok();
+        let (store, key) = (self.store.clone(), wanted.key.clone());
+        let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
+        let settled = tokio::task::spawn_blocking(move || {
             // Makes durable what came as well, and the lease on it needs no sync of the packs of its own.
-            let (store, key) = (self.store.clone(), wanted.key.clone());
-            let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
-            adopted = joined(
-                tokio::task::spawn_blocking(move || store.adopt(&key, number, &bytes, &labels, Some(expires))).await,
-            );
-        }
-        let fetched = keep(fetched, intake).await?;
-        adopted.map(|()| (version, fetched))
+            let adopted = if adopts { store.adopt(&key, number, &bytes, &labels, Some(expires)) } else { Ok(()) };
+            intake.commit().and(adopted)
+        });
+        let settled = joined(settled.await);
+        let fetched = fetched?;
+        settled.map(|()| (version, fetched))
     }
 }
 
