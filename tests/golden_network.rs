@@ -8,7 +8,7 @@ use std::path::Path;
 
 use caskad::chunk::{Codec, LeaseTerms, Parcel};
 use caskad::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
-use caskad::net::record::{Body, Record, SignedRecord};
+use caskad::net::record::{Body, CataloguePlace, Record, SignedRecord};
 use caskad::net::wire::{FRAME_HEADER_BYTES, Frame, PutStatus, Refused, decode_header};
 use caskad::refs::{Meta, VersionEntry};
 use caskad::{Hash, Identity, ScopeKey};
@@ -78,7 +78,7 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
         seq: 12,
         version: 3,
         manifest: long,
-        catalogue: body,
+        catalogue: CataloguePlace::Chunks(body),
         expires_unix_ms: 1_800_000_000_000,
     };
     let entry = VersionEntry {
@@ -94,10 +94,13 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
         meta: Meta::default(),
     };
     let version = CataloguedVersion { manifest: body, entry, labels: vec!["best".parse().unwrap()] };
+    let catalogue = Catalogue { versions: [(3, version)].into() }.encode();
+    let whole = Record { manifest: body, catalogue: CataloguePlace::Here(catalogue.clone()), ..record.clone() };
     let listed = ListedKey { versions: 3, latest: 3, bytes: 1 << 33, created_unix_ms: 1_767_225_600_000 };
     vec![
         ("record", record.sign(&identity()).bytes().to_vec()),
-        ("catalogue", Catalogue { versions: [(3, version)].into() }.encode()),
+        ("record-with-catalogue", whole.sign(&identity()).bytes().to_vec()),
+        ("catalogue", catalogue),
         ("listing", Listing { keys: [("team/model".parse().unwrap(), listed)].into() }.encode()),
     ]
 }

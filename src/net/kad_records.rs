@@ -151,13 +151,13 @@ impl RecordStore for KadRecords {
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use crate::net::record::{Body, Record};
+    use crate::net::record::{Body, CataloguePlace, Record};
 
     fn record(of: &Identity, seq: u64) -> KadRecord {
         let body = Body { hash: Hash::of(b"manifest"), len: 1000, pieces: None };
         let (publisher, name) = (of.scope(), "gradient/run/1".to_owned());
         let key = Record::key(&publisher, &name);
-        let (manifest, catalogue) = (body, body);
+        let (manifest, catalogue) = (body, CataloguePlace::Chunks(body));
         let signed = Record { publisher, name, seq, version: 1, manifest, catalogue, expires_unix_ms: 5000 }.sign(of);
         KadRecord {
             key: RecordKey::new(key.as_bytes()),

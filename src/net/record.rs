@@ -4,7 +4,7 @@
 //! the BLAKE3 of publisher and name, so nobody can put it in another's place, and only the holder of the publisher's key can make it.
 //! `manifests/network.cddl` is the norm. [`SignedRecord::check`] is what every peer that stores a record, and every reader, asks.
 
-use crate::cbor::{DecodeError, Reader, Writer};
+use crate::cbor::{DecodeError, Major, Reader, Writer};
 use crate::hash::Hash;
 use crate::identity::{Identity, ScopeKey};
 use crate::limits;
@@ -33,6 +33,15 @@ pub struct Body {
     pub pieces: Option<Hash>,
 }
 
+/// Where the catalogue of a key's versions is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CataloguePlace {
+    /// In the record itself, whole: so it is where the record leaves room for it, and nobody has to place and to fetch it.
+    Here(Vec<u8>),
+    /// In chunks.
+    Chunks(Body),
+}
+
 /// What a publisher says about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -47,7 +56,7 @@ pub struct Record {
     /// The newest version's manifest; for a listing the listing.
     pub manifest: Body,
     /// The catalogue of the key's versions; for a listing the listing again.
-    pub catalogue: Body,
+    pub catalogue: CataloguePlace,
     /// When the record ends, in milliseconds since 1970.
     pub expires_unix_ms: u64,
 }
@@ -111,9 +120,12 @@ impl Record {
             writer.uint(field);
             writer.uint(value);
         }
-        for (field, body) in [(5, &self.manifest), (6, &self.catalogue)] {
-            writer.uint(field);
-            encode_body(&mut writer, body);
+        writer.uint(5);
+        encode_body(&mut writer, &self.manifest);
+        writer.uint(6);
+        match &self.catalogue {
+            CataloguePlace::Here(bytes) => writer.bytes(bytes),
+            CataloguePlace::Chunks(body) => encode_body(&mut writer, body),
         }
         writer.uint(7);
         writer.uint(self.expires_unix_ms);
@@ -125,15 +137,15 @@ impl Record {
         let reader = &mut reader;
         let mut fields = reader.fields("record")?;
         fields.version(reader, RECORD_VERSION)?;
-        let (mut publisher, mut name, mut bodies, mut numbers) = (None, None, [None; 2], [None; 3]);
+        let (mut publisher, mut name, mut manifest, mut catalogue, mut numbers) = (None, None, None, None, [None; 3]);
         while let Some(field) = fields.next(reader)? {
             match field {
                 1 => publisher = Some(ScopeKey::from_bytes(reader.byte_array("publisher")?)),
                 2 => name = Some(decode_name(reader)?),
                 3 => numbers[0] = Some(reader.uint("sequence number")?),
                 4 => numbers[1] = Some(reader.uint("version number")?),
-                5 => bodies[0] = Some(decode_body(reader)?),
-                6 => bodies[1] = Some(decode_body(reader)?),
+                5 => manifest = Some(decode_body(reader)?),
+                6 => catalogue = Some(decode_catalogue_place(reader)?),
                 7 => numbers[2] = Some(reader.uint("expiry")?),
                 other => return fields.unknown(reader, other),
             }
@@ -144,10 +156,16 @@ impl Record {
             name: fields.required(reader, name, "name")?,
             seq: fields.required(reader, numbers[0], "sequence number")?,
             version: fields.required(reader, numbers[1], "version number")?,
-            manifest: fields.required(reader, bodies[0], "manifest")?,
-            catalogue: fields.required(reader, bodies[1], "catalogue")?,
+            manifest: fields.required(reader, manifest, "manifest")?,
+            catalogue: fields.required(reader, catalogue, "catalogue")?,
             expires_unix_ms: fields.required(reader, numbers[2], "expiry")?,
         })
+    }
+
+    /// Whether the record is short enough to be one, whatever its number and its end will be.
+    pub fn fits(&self) -> bool {
+        let longest = Record { seq: u64::MAX, expires_unix_ms: u64::MAX, ..self.clone() };
+        SIGNATURE_BYTES + longest.encode().len() <= limits::RECORD_BYTES
     }
 
     /// Signs the record, with the key of its publisher.
@@ -164,6 +182,13 @@ fn decode_name(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
     let name = reader.text("name", limits::KEY_BYTES)?;
     let sound = name.is_empty() || (!name.starts_with('@') && name.parse::<crate::key::Key>().is_ok());
     if sound { Ok(name.to_owned()) } else { Err(reader.malformed("name", "it is no name of a key")) }
+}
+
+fn decode_catalogue_place(reader: &mut Reader<'_>) -> Result<CataloguePlace, DecodeError> {
+    Ok(match reader.peek("catalogue")? {
+        Major::Bytes => CataloguePlace::Here(reader.bytes("catalogue", limits::RECORD_BYTES)?.to_vec()),
+        _ => CataloguePlace::Chunks(decode_body(reader)?),
+    })
 }
 
 pub(super) fn encode_body(writer: &mut Writer<Vec<u8>>, body: &Body) {
@@ -255,7 +280,7 @@ mod tests {
             seq,
             version: 3,
             manifest: body,
-            catalogue: body,
+            catalogue: CataloguePlace::Chunks(body),
             expires_unix_ms: 5000,
         }
     }
@@ -295,10 +320,24 @@ mod tests {
         let name = "n".repeat(limits::KEY_BYTES);
         let (seq, version, expires_unix_ms) = (u64::MAX, u64::MAX, u64::MAX);
         let publisher = ScopeKey::from_bytes([0; 32]);
-        let longest = Record { publisher, name, seq, version, manifest: body, catalogue: body, expires_unix_ms };
+        let catalogue = CataloguePlace::Chunks(body);
+        let longest = Record { publisher, name, seq, version, manifest: body, catalogue, expires_unix_ms };
+        assert!(longest.fits());
         let signed = longest.sign(&identity());
         assert!(signed.bytes().len() <= limits::RECORD_BYTES, "{}", signed.bytes().len());
         assert_eq!(SignedRecord::decode(signed.bytes()), Ok(signed));
+    }
+
+    #[test]
+    fn a_catalogue_is_in_the_record_where_that_has_room() {
+        let with = |bytes: usize| Record { catalogue: CataloguePlace::Here(vec![7; bytes]), ..record(1) };
+        let most = (0..limits::RECORD_BYTES).take_while(|bytes| with(*bytes).fits()).last().unwrap();
+        assert!((700..900).contains(&most), "{most}");
+        let signed = with(most).sign(&identity());
+        assert_eq!(SignedRecord::decode(signed.bytes()), Ok(signed));
+        // Not told how large its numbers are, `fits` leaves room for the largest.
+        let beyond = with(limits::RECORD_BYTES).sign(&identity());
+        assert!(matches!(SignedRecord::decode(beyond.bytes()), Err(Refusal::TooLarge(_))));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use caskad::net::record::{Body, Record};
+use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::net::transport;
 use caskad::{Hash, Identity, Monitor, PutOptions, limits};
 use futures::StreamExt as _;
@@ -135,7 +135,7 @@ fn nobody_changes_a_record_of_anothers() {
             seq: u64::MAX,
             version: 9,
             manifest: body,
-            catalogue: body,
+            catalogue: CataloguePlace::Chunks(body),
             expires_unix_ms,
         };
         record.sign(&stranger).bytes().to_vec()

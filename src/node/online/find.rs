@@ -17,7 +17,7 @@ use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
 use crate::net::fetch::{Fetched, PeerList, Wanted, fetch};
 use crate::net::kad_records::Arrivals;
 use crate::net::placement::Group;
-use crate::net::record::{Body, Record, SignedRecord};
+use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::{Node, NodeInner};
@@ -149,7 +149,10 @@ impl NodeInner {
                 nearest,
             });
         };
-        let bytes = self.document(signed.record.catalogue, monitor).await?;
+        let bytes = match signed.record.catalogue {
+            CataloguePlace::Here(bytes) => bytes,
+            CataloguePlace::Chunks(body) => self.document(body, monitor).await?,
+        };
         Catalogue::decode(&bytes).map_err(|why| malformed("catalogue", key, &why.to_string()))
     }
 

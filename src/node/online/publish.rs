@@ -16,7 +16,7 @@ use crate::limits;
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
 use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
-use crate::net::record::{Body, Record};
+use crate::net::record::{Body, CataloguePlace, Record};
 use crate::net::tables::Published;
 use crate::node::list::labels_of;
 use crate::node::online::body::Document;
@@ -97,14 +97,32 @@ impl NodeInner {
             return Ok(placed);
         };
         let (latest, manifest) = (*latest, version.manifest);
+        let mut record = Record {
+            publisher: self.identity.scope(),
+            name: key.as_str().to_owned(),
+            seq: 0,
+            version: latest,
+            manifest,
+            catalogue: CataloguePlace::Here(catalogue.encode()),
+            expires_unix_ms: 0,
+        };
         let version = async {
             match unplaced {
                 Some(version) => self.place_version(version, monitor).await,
                 None => Ok(self.nothing_placed()),
             }
         };
-        let (version, (catalogue, listed)) =
-            futures::try_join!(version, self.place_document(catalogue.encode(), monitor))?;
+        let listed = async {
+            match &record.catalogue {
+                CataloguePlace::Here(bytes) if !record.fits() => {
+                    let (body, placed) = self.place_document(bytes.clone(), monitor).await?;
+                    Ok((CataloguePlace::Chunks(body), placed))
+                }
+                here => Ok((here.clone(), self.nothing_placed())),
+            }
+        };
+        let (version, (catalogue, listed)) = futures::try_join!(version, listed)?;
+        record.catalogue = catalogue;
         placed.add(version);
         if placed.short > 0 {
             // A record names only what is kept.
@@ -117,7 +135,7 @@ impl NodeInner {
                 peers: placed.peers.max(1),
             });
         }
-        self.publish_record(key.as_str(), latest, manifest, catalogue).await?;
+        self.publish_record(record).await?;
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         Ok(placed)
@@ -176,23 +194,15 @@ impl NodeInner {
         Ok((document.body, placed))
     }
 
-    /// Puts the record that points at a version and a catalogue, which are placed.
-    async fn publish_record(&self, name: &str, version: u64, manifest: Body, catalogue: Body) -> Result<()> {
-        let publisher = self.identity.scope();
-        let known = self.tables.published(name)?.map_or(0, |published| published.seq);
-        let seen = self.tables.seen(&Record::key(&publisher, name))?.unwrap_or(0);
-        let expires_unix_ms = self.lease_end();
-        let mut record = Record {
-            publisher,
-            name: name.to_owned(),
-            seq: known.max(seen) + 1,
-            version,
-            manifest,
-            catalogue,
-            expires_unix_ms,
-        };
+    /// Puts a record, for which its number and its end are yet to be found. What it points at is placed.
+    async fn publish_record(&self, mut record: Record) -> Result<()> {
+        let (publisher, name) = (record.publisher, record.name.clone());
+        let known = self.tables.published(&name)?.map_or(0, |published| published.seq);
+        let seen = self.tables.seen(&Record::key(&publisher, &name))?.unwrap_or(0);
+        record.seq = known.max(seen) + 1;
+        record.expires_unix_ms = self.lease_end();
         match self.put_record(record.clone()).await {
-            Err(error) => match self.find_record(&publisher, name, Look::Newest).await? {
+            Err(error) => match self.find_record(&publisher, &name, Look::Newest).await? {
                 // Somebody who shares the scope's key has published meanwhile: this comes after that.
                 Some(found) if found.record.seq >= record.seq => {
                     record.seq = found.record.seq + 1;
@@ -257,7 +267,16 @@ impl NodeInner {
         let bytes = listing.encode();
         let fingerprint = Hash::of(&bytes);
         let (listing, placed) = self.place_document(bytes, monitor).await?;
-        self.publish_record("", 0, listing, listing).await?;
+        self.publish_record(Record {
+            publisher: self.identity.scope(),
+            name: String::new(),
+            seq: 0,
+            version: 0,
+            manifest: listing,
+            catalogue: CataloguePlace::Chunks(listing),
+            expires_unix_ms: 0,
+        })
+        .await?;
         self.note_published("", fingerprint, placed.incomplete == 0)
     }
 }
