@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::StorageBackend;
 use crate::cache::{CacheStats, ChunkCache};
-use crate::error::{Error, Result};
 use crate::codec::Encoder;
+use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::manifest::Manifest;

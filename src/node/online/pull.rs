@@ -19,6 +19,7 @@ use crate::node::online::find::{FoundVersion, Look, Missing, not_here, persist, 
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::joined;
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
+use crate::node::store::find_version;
 use crate::node::version::Version;
 
 /// How often what has come so far is made durable.
@@ -134,7 +135,8 @@ impl Node {
             Some(_) => Ok(match &wanted.version {
                 // Only the publisher knows which is the latest, and labels move.
                 crate::VersionSpec::Number(_) | crate::VersionSpec::Manifest(_) => {
-                    self.inner.store.version(wanted).is_ok()
+                    let refs = self.inner.store.refs_of(&wanted.key)?;
+                    find_version(&refs, wanted).is_some() && self.inner.store.version(wanted).is_ok()
                 }
                 _ => false,
             }),
@@ -152,7 +154,10 @@ impl Node {
             false => match self.pull_foreign(&wanted, part, look, monitor) {
                 Ok(pulled) => pulled,
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
-                    // The publisher is out of reach; a copy that is here is better than none.
+                    // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
+                    if self.inner.store.refs_of(&wanted.key)?.versions.is_empty() {
+                        return Err(error);
+                    }
                     let here = self.inner.store.version(&wanted).map_err(|_| error)?;
                     monitor
                         .warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
