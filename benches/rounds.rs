@@ -1,5 +1,6 @@
 //! Rounds of gradients: four worker processes, each a node, exchange 3 MB each, from the first publish until each has collected all; beside
-//! them the same processes send each other the same bytes over open TCP connections, with nothing encrypted, verified or stored.
+//! them the same processes send each other the same bytes over open TCP connections, with nothing encrypted, verified or stored; and at last
+//! the same again where every worker hashes what it has and gets and writes it to files that it syncs: the least of a durable exchange.
 //!
 //! ```text
 //! cargo bench --bench rounds
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use caskad::gradient::{collect, publish};
 use caskad::net::config::NetConfig;
-use caskad::{Monitor, Node, NodeOptions, Payload, ScopeKey, Store};
+use caskad::{Hash, Monitor, Node, NodeOptions, Payload, ScopeKey, Store};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -45,7 +46,7 @@ fn time_rounds() {
         process.say(&format!("meet {}", others.join(" ")));
         process.hear();
     }
-    let (mut rounds, mut wires) = (Vec::new(), Vec::new());
+    let (mut rounds, mut wires, mut files) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         all(&mut processes, "make");
         let wire = all(&mut processes, "wire");
@@ -58,17 +59,25 @@ fn time_rounds() {
             rounds.push((seconds, cpu, parts));
         }
     }
+    // After all others: what is written here would still be on its way to the disk during their turns.
+    for _ in 0..ROUNDS {
+        all(&mut processes, "make");
+        files.push(all(&mut processes, "files").0);
+    }
     rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
     wires.sort_by(f64::total_cmp);
-    let (p50, wire) = (&rounds[ROUNDS / 2], wires[ROUNDS / 2]);
+    files.sort_by(f64::total_cmp);
+    let (p50, wire, file) = (&rounds[ROUNDS / 2], wires[ROUNDS / 2], files[ROUNDS / 2]);
     let cpu = rounds.iter().map(|round| round.1).sum::<f64>() / ROUNDS as f64;
     println!(
-        "a round of {WORKERS} workers, 3 MB each: p50 {:.1} ms, p99 {:.1} ms (the slowest of {ROUNDS}), {:.0} ms of CPU; over raw TCP p50 {:.1} ms; ratio {:.1}",
+        "a round of {WORKERS} workers, 3 MB each: p50 {:.1} ms, p99 {:.1} ms (the slowest of {ROUNDS}), {:.0} ms of CPU; over raw TCP p50 {:.1} ms, ratio {:.1}; raw, hashed and synced p50 {:.1} ms, ratio {:.1}",
         p50.0 * 1e3,
         rounds[ROUNDS * 99 / 100].0 * 1e3,
         cpu * 1e3,
         wire * 1e3,
         p50.0 / wire,
+        file * 1e3,
+        p50.0 / file,
     );
     println!("published and collected after, in the median round, by worker: {}", p50.2);
     for process in &mut processes {
@@ -128,6 +137,8 @@ impl Process {
 
 /// A worker: a node, and connections for raw bytes.
 struct Worker {
+    /// For files of its own.
+    directory: tempfile::TempDir,
     node: Node,
     runtime: Runtime,
     listener: TcpListener,
@@ -147,7 +158,9 @@ impl Worker {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let state = u64::from(std::process::id());
-        Worker { node, runtime, listener, peers: Vec::new(), workers: Vec::new(), gradient: Vec::new(), state }
+        let files = tempfile::tempdir_in(directory).unwrap();
+        let (peers, workers, gradient) = (Vec::new(), Vec::new(), Vec::new());
+        Worker { directory: files, node, runtime, listener, peers, workers, gradient, state }
     }
 
     /// Does what the lines of its input say, one after another.
@@ -160,7 +173,8 @@ impl Worker {
             match words.as_slice() {
                 ["meet", others @ ..] => self.meet(others),
                 ["make"] => self.make(),
-                ["wire"] => self.wire(),
+                ["wire"] => drop(self.wire(false)),
+                ["files"] => self.files(),
                 ["round", round] => {
                     println!("{}", self.round(round.parse().unwrap()));
                     continue;
@@ -203,8 +217,8 @@ impl Worker {
         (self.state >> 32) as f64 / f64::from(u32::MAX)
     }
 
-    /// Sends the gradient to every other worker, and reads one from each.
-    fn wire(&mut self) {
+    /// Sends the gradient to every other worker, and reads one from each, which are the answer where they are to be kept.
+    fn wire(&mut self, keep: bool) -> Vec<Vec<u8>> {
         let gradient = &self.gradient;
         if self.peers.len() < 2 * (WORKERS - 1) {
             for _ in 1..WORKERS {
@@ -217,9 +231,25 @@ impl Worker {
             let reads = reading.iter_mut().map(async |peer| {
                 let mut bytes = vec![0; gradient.len()];
                 peer.read_exact(&mut bytes).await.unwrap();
+                if keep { bytes } else { Vec::new() }
             });
-            futures::future::join(futures::future::join_all(sends), futures::future::join_all(reads)).await;
-        });
+            futures::future::join(futures::future::join_all(sends), futures::future::join_all(reads)).await.1
+        })
+    }
+
+    /// As [`wire`](Worker::wire), and keeps all four in synced files under their hashes.
+    fn files(&mut self) {
+        let directory = self.directory.path().to_owned();
+        let keep = |bytes: &[u8]| {
+            let mut file = std::fs::File::create(directory.join(Hash::of(bytes).to_string())).unwrap();
+            file.write_all(bytes).unwrap();
+            file.sync_data().unwrap();
+        };
+        keep(&self.gradient);
+        let others = self.wire(true);
+        for bytes in &others {
+            keep(bytes);
+        }
     }
 
     /// Publishes the gradient and collects those of all; when it had done either, in milliseconds.

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The shortest wait before a chunk is asked for a second time.
 const HEDGE_FLOOR: Duration = Duration::from_millis(100);
 
+/// The longest wait of a peer that has nothing to do.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Answers that the median is taken over.
 const SAMPLES: usize = 64;
 
@@ -123,7 +126,8 @@ impl Board {
             }
             self.under_way.pop_front();
         }
-        let mut wait = Duration::from_secs(1);
+        // What is asked for from now on is not late before.
+        let mut wait = patience.min(LOOK_AGAIN);
         for place in 0..self.under_way.len() {
             let index = self.under_way[place];
             let State::Asked(since, askers) = self.chunks[index as usize].state else { continue };
@@ -261,8 +265,8 @@ mod tests {
         let mut board = Board::new(vec![vec![0, 1, 2, 3], vec![3]], 4, 2);
         assert_eq!(board.next(0, now), Next::Ask(0));
         board.failed(0);
-        assert_eq!(board.next(0, now), Next::Wait(Duration::from_secs(1)), "it is not asked again");
-        assert_eq!(board.next(2, now), Next::Wait(Duration::from_secs(1)), "the first two come first");
+        assert_eq!(board.next(0, now), Next::Wait(HEDGE_FLOOR), "it is not asked again");
+        assert_eq!(board.next(2, now), Next::Wait(HEDGE_FLOOR), "the first two come first");
         board.gone(1);
         assert_eq!(board.next(1, now), Next::Done);
         assert_eq!(board.next(2, now), Next::Ask(0));
