@@ -10,7 +10,7 @@ With --gradients, four workers exchange 3 MB each, 20 rounds: from the first pub
 With --versions, a node that has the first file as version 1 gets the second as version 2, from six others that hold them: bytes received.
 With --slow, of 24 nodes one is dead and two read and write 1 MiB a second at most, and the get of N MiB is compared with one where none is.
 """
-import argparse, json, os, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, array, json, os, random, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 
 class Node:
@@ -149,13 +149,16 @@ def gradients(options):
         start_nodes(options, directory, nodes, 4)
         header = json.dumps({"w": {"dtype": "F32", "shape": [750000], "data_offsets": [0, 3000000]}}).encode()
         workers = [flag for node in nodes for flag in ("--worker", "@" + node.scope)]
+        # Spread as gradients are.
+        normal = bytearray(array.array("f", (random.gauss(0, 1e-3) for _ in range(750000))).tobytes())
         seconds = []
         for number in range(21):
             for index in range(4):
                 with open(os.path.join(directory, f"grads-{index}"), "wb") as out:
-                    # Normal numbers of one scale, as gradients are: random mantissas under an exponent of one.
-                    words = bytearray(os.urandom(3000000))
-                    words[3::4] = bytes([0x3C]) * 750000
+                    # Other numbers each time: the exponents of these in another order, under other fractions.
+                    turn = 4 * random.randrange(750000)
+                    words = normal[turn:] + normal[:turn]
+                    words[0::4], words[1::4] = os.urandom(750000), os.urandom(750000)
                     out.write(len(header).to_bytes(8, "little") + header + words)
             started = time.perf_counter()
 

@@ -95,7 +95,7 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
     };
     let version = CataloguedVersion { manifest: body, entry, labels: vec!["best".parse().unwrap()] };
     let catalogue = Catalogue { versions: [(3, version)].into() }.encode();
-    let whole = Record { manifest: body, catalogue: CataloguePlace::Here(catalogue.clone()), ..record.clone() };
+    let whole = Record { manifest: body, catalogue: CataloguePlace::Inline(catalogue.clone()), ..record.clone() };
     let listed = ListedKey { versions: 3, latest: 3, bytes: 1 << 33, created_unix_ms: 1_767_225_600_000 };
     vec![
         ("record", record.sign(&identity()).bytes().to_vec()),

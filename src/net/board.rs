@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const HEDGE_FLOOR: Duration = Duration::from_millis(100);
 
 /// The longest wait of a peer that has nothing to do.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers that the median is taken over.
 const SAMPLES: usize = 64;

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::monitor::Monitor;
-use crate::net::board::{Board, Next};
+use crate::net::board::{Board, LOOK_AGAIN, Next};
 use crate::net::event_loop::PeerAddresses;
 use crate::net::framed::StreamError;
 use crate::net::link::{Link, Links};
@@ -199,7 +199,7 @@ impl Job {
                 return self.ban(links, place, peer.peer, &why, under_way).await;
             }
             let room = under_way.len() < WINDOW_CHUNKS && bytes_under_way < window.bytes();
-            let wait = match if room { self.next(place) } else { Next::Wait(Duration::from_secs(1)) } {
+            let wait = match if room { self.next(place) } else { Next::Wait(LOOK_AGAIN) } {
                 Next::Ask(index) => {
                     bytes_under_way += self.len(index);
                     under_way.push(self.one(&link, place, index, verifier));

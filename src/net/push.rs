@@ -121,12 +121,12 @@ impl Push<'_> {
 
     /// The bases of `chunks` in this store that the peer has.
     async fn bases(&self, chunks: &[Homed]) -> Result<HashMap<Hash, Hash>> {
-        let mut bases = HashMap::new();
-        for (hash, _) in chunks {
-            if let Some(base) = self.source.base(hash)? {
-                bases.insert(*hash, base);
-            }
-        }
+        let (source, list) = (Arc::clone(&self.source), chunks.to_vec());
+        let read = tokio::task::spawn_blocking(move || {
+            let base_of = |(hash, _): Homed| Ok(source.base(&hash)?.map(|base| (hash, base)));
+            list.into_iter().filter_map(|chunk| base_of(chunk).transpose()).collect::<Result<HashMap<_, _>>>()
+        });
+        let mut bases = read.await.map_err(unread)??;
         let unique: HashSet<Hash> = bases.values().copied().collect();
         let unique: Vec<Hash> = unique.into_iter().collect();
         let mut there = HashSet::new();
@@ -219,8 +219,7 @@ impl Push<'_> {
             }
             Ok::<_, Error>((own, read))
         });
-        let (rest, read) =
-            read.await.map_err(|error| Error::io("read", "chunks to send", std::io::Error::other(error)))??;
+        let (rest, read) = read.await.map_err(unread)??;
         *todo = rest;
         Ok(read)
     }
@@ -248,6 +247,10 @@ impl Push<'_> {
     fn unfitting(&self) -> Error {
         unusable(&self.link.peer, &StreamError::Unfitting.to_string())
     }
+}
+
+fn unread(error: tokio::task::JoinError) -> Error {
+    Error::io("read", "chunks to send", std::io::Error::other(error))
 }
 
 /// What is remembered of a parcel that was sent.

@@ -21,7 +21,7 @@ const KEY_CONTEXT: &str = "caskad 2026-11-27 record key 1";
 /// Bytes of a signature.
 const SIGNATURE_BYTES: usize = 64;
 
-/// A document that is kept as chunks: a manifest, a catalogue or a listing. One of up to a chunk's length is one chunk. A longer one is cut
+/// A document that is kept as chunks: a manifest, a listing, or a catalogue that no record has room for. One of up to a chunk's length is one chunk. A longer one is cut
 /// into pieces of that length, and one more chunk lists their hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Body {
@@ -36,8 +36,8 @@ pub struct Body {
 /// Where the catalogue of a key's versions is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CataloguePlace {
-    /// In the record itself, whole: so it is where the record leaves room for it, and nobody has to place and to fetch it.
-    Here(Vec<u8>),
+    /// In the record itself, which has room for it: nobody has to place and to fetch it.
+    Inline(Vec<u8>),
     /// In chunks.
     Chunks(Body),
 }
@@ -124,7 +124,7 @@ impl Record {
         encode_body(&mut writer, &self.manifest);
         writer.uint(6);
         match &self.catalogue {
-            CataloguePlace::Here(bytes) => writer.bytes(bytes),
+            CataloguePlace::Inline(bytes) => writer.bytes(bytes),
             CataloguePlace::Chunks(body) => encode_body(&mut writer, body),
         }
         writer.uint(7);
@@ -162,10 +162,12 @@ impl Record {
         })
     }
 
-    /// Whether the record is short enough to be one, whatever its number and its end will be.
-    pub fn fits(&self) -> bool {
-        let longest = Record { seq: u64::MAX, expires_unix_ms: u64::MAX, ..self.clone() };
-        SIGNATURE_BYTES + longest.encode().len() <= limits::RECORD_BYTES
+    /// Bytes of a catalogue that the record has room for, whatever its number and its end will be.
+    pub fn room(&self) -> usize {
+        let catalogue = CataloguePlace::Inline(Vec::new());
+        let longest = Record { seq: u64::MAX, expires_unix_ms: u64::MAX, catalogue, ..self.clone() };
+        // How long the catalogue is takes up to two bytes more than of an empty one.
+        limits::RECORD_BYTES.saturating_sub(SIGNATURE_BYTES + longest.encode().len() + 2)
     }
 
     /// Signs the record, with the key of its publisher.
@@ -186,7 +188,7 @@ fn decode_name(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
 
 fn decode_catalogue_place(reader: &mut Reader<'_>) -> Result<CataloguePlace, DecodeError> {
     Ok(match reader.peek("catalogue")? {
-        Major::Bytes => CataloguePlace::Here(reader.bytes("catalogue", limits::RECORD_BYTES)?.to_vec()),
+        Major::Bytes => CataloguePlace::Inline(reader.bytes("catalogue", limits::RECORD_BYTES)?.to_vec()),
         _ => CataloguePlace::Chunks(decode_body(reader)?),
     })
 }
@@ -322,7 +324,6 @@ mod tests {
         let publisher = ScopeKey::from_bytes([0; 32]);
         let catalogue = CataloguePlace::Chunks(body);
         let longest = Record { publisher, name, seq, version, manifest: body, catalogue, expires_unix_ms };
-        assert!(longest.fits());
         let signed = longest.sign(&identity());
         assert!(signed.bytes().len() <= limits::RECORD_BYTES, "{}", signed.bytes().len());
         assert_eq!(SignedRecord::decode(signed.bytes()), Ok(signed));
@@ -330,12 +331,12 @@ mod tests {
 
     #[test]
     fn a_catalogue_is_in_the_record_where_that_has_room() {
-        let with = |bytes: usize| Record { catalogue: CataloguePlace::Here(vec![7; bytes]), ..record(1) };
-        let most = (0..limits::RECORD_BYTES).take_while(|bytes| with(*bytes).fits()).last().unwrap();
+        let with = |bytes: usize| Record { catalogue: CataloguePlace::Inline(vec![7; bytes]), ..record(1) };
+        let most = record(1).room();
         assert!((700..900).contains(&most), "{most}");
-        let signed = with(most).sign(&identity());
-        assert_eq!(SignedRecord::decode(signed.bytes()), Ok(signed));
-        // Not told how large its numbers are, `fits` leaves room for the largest.
+        let longest = Record { seq: u64::MAX, expires_unix_ms: u64::MAX, ..with(most) }.sign(&identity());
+        assert_eq!(longest.bytes().len(), limits::RECORD_BYTES);
+        assert_eq!(SignedRecord::decode(longest.bytes()), Ok(longest));
         let beyond = with(limits::RECORD_BYTES).sign(&identity());
         assert!(matches!(SignedRecord::decode(beyond.bytes()), Err(Refusal::TooLarge(_))));
     }

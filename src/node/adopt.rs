@@ -45,9 +45,7 @@ impl Store {
         }
         self.inner.chunks.raise_format()?;
         let mut frame = Vec::new();
-        let mut encoder = self.take_encoder(Effort::Default);
-        let codec = encoder.encode_frame(bytes, &mut frame);
-        self.give_encoder(Effort::Default, encoder);
+        let codec = self.with_encoder(Effort::Default, |encoder| encoder.encode_frame(bytes, &mut frame));
         let hash = Hash::of(bytes);
         let payload = if codec == Codec::Raw { bytes } else { &frame };
         let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };

@@ -101,7 +101,8 @@ impl<'a> Ingest<'a> {
         };
         let work = || {
             let _panic = FailOnPanic(&shared);
-            self.work(&shared, read_error).or_else(|error| shared.fail(error))
+            let worked = self.store.with_encoder(self.effort, |encoder| self.work(encoder, &shared, read_error));
+            worked.or_else(|error| shared.fail(error))
         };
         in_parallel(threads as usize, work)?;
         if let Some(cause) = shared.cause.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -115,8 +116,13 @@ impl<'a> Ingest<'a> {
         Ok(Ingested { len, blob_hash: join(&hashes, len), chunks })
     }
 
-    fn work(&self, shared: &Shared<'_>, read_error: &(dyn Fn(std::io::Error) -> Error + Sync)) -> Result<()> {
-        let mut worker = Worker::new(self);
+    fn work(
+        &self,
+        encoder: &mut Encoder,
+        shared: &Shared<'_>,
+        read_error: &(dyn Fn(std::io::Error) -> Error + Sync),
+    ) -> Result<()> {
+        let mut worker = Worker::new(self, encoder);
         let mut buffer = Vec::new();
         while let Some(stripe) = shared.source.next(&mut buffer).map_err(read_error)? {
             self.monitor.check()?;
@@ -131,7 +137,6 @@ impl<'a> Ingest<'a> {
             lock(&shared.done).push((stripe, hash, chunks));
             self.monitor.advance(stripe.span.len);
         }
-        self.store.give_encoder(self.effort, worker.encoder);
         Ok(())
     }
 }
@@ -139,7 +144,7 @@ impl<'a> Ingest<'a> {
 /// One thread's encoder and buffers.
 struct Worker<'i, 'a> {
     ingest: &'i Ingest<'a>,
-    encoder: Encoder,
+    encoder: &'i mut Encoder,
     reader: ChunkReader,
     base: Vec<u8>,
     encoded: Vec<u8>,
@@ -147,8 +152,8 @@ struct Worker<'i, 'a> {
 }
 
 impl<'i, 'a> Worker<'i, 'a> {
-    fn new(ingest: &'i Ingest<'a>) -> Worker<'i, 'a> {
-        let (encoder, reader) = (ingest.store.take_encoder(ingest.effort), ingest.store.inner.chunks.reader());
+    fn new(ingest: &'i Ingest<'a>, encoder: &'i mut Encoder) -> Worker<'i, 'a> {
+        let reader = ingest.store.inner.chunks.reader();
         Worker { ingest, encoder, reader, base: Vec::new(), encoded: Vec::new(), other_base: Vec::new() }
     }
 

@@ -27,13 +27,13 @@ impl<T, const N: usize> Pool<T, N> {
     }
 
     /// One that waits, or else a new one.
-    pub(super) fn take(&self, make: impl FnOnce() -> T) -> T {
+    fn take(&self, make: impl FnOnce() -> T) -> T {
         let waiting = self.kept().pop();
         waiting.unwrap_or_else(make)
     }
 
     /// Keeps `thing` for its next use, if there is room.
-    pub(super) fn give(&self, thing: T) {
+    fn give(&self, thing: T) {
         let mut kept = self.kept();
         if kept.len() < N {
             kept.push(thing);
@@ -50,16 +50,11 @@ impl<T, const N: usize> Pool<T, N> {
 }
 
 impl Store {
-    /// An encoder for `effort`, to be [given back](Store::give_encoder). Those of the default effort are kept.
-    pub(super) fn take_encoder(&self, effort: Effort) -> Encoder {
-        let make = || Encoder::new(effort);
-        if effort == Effort::Default { self.inner.encoders.take(make) } else { make() }
-    }
-
-    /// Keeps an encoder that was [taken](Store::take_encoder) for the same `effort`.
-    pub(super) fn give_encoder(&self, effort: Effort, encoder: Encoder) {
-        if effort == Effort::Default {
-            self.inner.encoders.give(encoder);
+    /// Runs `act` with an encoder for `effort`. Those of the default effort are kept: the others are for long work.
+    pub(super) fn with_encoder<R>(&self, effort: Effort, act: impl FnOnce(&mut Encoder) -> R) -> R {
+        match effort {
+            Effort::Default => self.inner.encoders.with(|| Encoder::new(effort), act),
+            Effort::Fast | Effort::Compact => act(&mut Encoder::new(effort)),
         }
     }
 }

@@ -260,9 +260,7 @@ impl Put<'_> {
         self.monitor.check()?;
         let bytes = manifest.encode();
         let mut frame = Vec::new();
-        let mut encoder = self.store.take_encoder(self.options.effort);
-        let codec = encoder.encode_frame(&bytes, &mut frame);
-        self.store.give_encoder(self.options.effort, encoder);
+        let codec = self.store.with_encoder(self.options.effort, |encoder| encoder.encode_frame(&bytes, &mut frame));
         let hash = Hash::of(&bytes);
         let payload = if codec == Codec::Raw { &bytes } else { &frame };
         let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };

@@ -1,7 +1,7 @@
 //! Reading for others: the store as a [`ChunkSource`]. A chunk travels as it lies in its pack, where it can.
 
 use crate::chunk::{ChunkSource, Codec, ElementWidth, Parcel};
-use crate::codec::Effort;
+use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
@@ -35,9 +35,8 @@ impl Store {
         plain.resize((entry.plain_len as usize).min(limits::CHUNK_BYTES), 0);
         reader.read(hash, plain)?;
         let mut payload = Vec::new();
-        let mut encoder = self.take_encoder(Effort::Default);
-        let codec = encoder.encode(plain, ElementWidth::Unknown, &mut payload);
-        self.give_encoder(Effort::Default, encoder);
+        let encode = |encoder: &mut Encoder| encoder.encode(plain, ElementWidth::Unknown, &mut payload);
+        let codec = self.with_encoder(Effort::Default, encode);
         if codec == Codec::Raw {
             payload.clone_from(plain);
         }

@@ -50,6 +50,7 @@ pub(super) struct StoreInner {
     pub(super) config: Config,
     /// Why `config.toml` could not be used, in a store opened all the same.
     pub(super) config_damage: Option<String>,
+    // As many as are in use at once; what an intake verifies with may hold some chunks' bytes.
     pub(super) encoders: Pool<Encoder, 16>,
     pub(super) source_workers: Pool<SourceWorker, 16>,
     #[cfg(feature = "net")]

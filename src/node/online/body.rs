@@ -1,9 +1,9 @@
-//! Documents that travel as chunks: manifests, catalogues, listings.
+//! Documents that travel as chunks: manifests, listings, and catalogues that no record has room for.
 
 use std::sync::Arc;
 
-use crate::chunk::{ChunkRef, Codec, Intake as _, LeaseTerms, Parcel, Taken};
-use crate::codec::Effort;
+use crate::chunk::{ChunkRef, Codec, ElementWidth, Intake as _, LeaseTerms, Parcel, Taken};
+use crate::codec::{Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
@@ -23,10 +23,12 @@ pub(super) struct Document {
 impl Store {
     /// The bytes of `chunks` one after another; `None` if one of them is not here.
     pub(super) fn read_document(&self, chunks: &[ChunkRef]) -> Result<Option<Vec<u8>>> {
+        // What it has is not collected before it is read.
+        let session = self.inner.chunks.begin()?;
         self.with_reader(|reader| {
             let mut bytes = Vec::new();
             for chunk in chunks {
-                if !self.inner.chunks.has_chain(&chunk.hash)? {
+                if !session.has(&chunk.hash)? {
                     return Ok(None);
                 }
                 let start = bytes.len();
@@ -41,12 +43,12 @@ impl Store {
     /// places them or commits the intake.
     pub(super) fn store_document(&self, bytes: &[u8], terms: LeaseTerms) -> Result<Document> {
         let intake = self.intake(terms)?;
-        let mut encoder = self.take_encoder(Effort::Default);
         let mut chunks = Vec::new();
         let mut list = Vec::new();
         let mut store = |plain: &[u8]| -> Result<Hash> {
             let (hash, mut payload) = (Hash::of(plain), Vec::new());
-            let codec = encoder.encode(plain, crate::chunk::ElementWidth::One, &mut payload);
+            let encode = |encoder: &mut Encoder| encoder.encode(plain, ElementWidth::One, &mut payload);
+            let codec = self.with_encoder(Effort::Default, encode);
             if codec == Codec::Raw {
                 payload = plain.to_vec();
             }
@@ -67,7 +69,6 @@ impl Store {
         }
         let long = bytes.len() > limits::CHUNK_BYTES;
         let pieces = if long { Some(store(&list)?) } else { None };
-        self.give_encoder(Effort::Default, encoder);
         let body = Body { hash: Hash::of(bytes), len: bytes.len() as u64, pieces };
         Ok(Document { body, chunks, intake: Arc::new(intake) })
     }

@@ -1,4 +1,5 @@
-//! From a name to a manifest: record → catalogue → manifest, each proved by the one before. The record is proved by its signature.
+//! From a name to a manifest: record → catalogue → manifest, each proved by the one before. The record is proved by its signature; the
+//! catalogue may be in it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::{Node, NodeInner};
-use crate::node::online::publish::joined;
+use crate::node::online::tasks::{blocking, over};
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 
@@ -114,9 +115,15 @@ impl NodeInner {
             return Box::pin(self.find_record(publisher, name, Look::Newest)).await;
         }
         if let Some(signed) = &newest {
-            self.tables.note_seen(&key, signed.record.seq)?;
+            self.note_seen(key, signed.record.seq).await?;
         }
         Ok(newest)
+    }
+
+    /// Notes that a record has the number `seq`: older ones are replays from then on.
+    pub(super) async fn note_seen(&self, key: Hash, seq: u64) -> Result<()> {
+        let tables = self.tables.clone();
+        blocking(move || tables.note_seen(&key, seq)).await
     }
 
     /// The scope and name of a key of somebody else's.
@@ -150,17 +157,17 @@ impl NodeInner {
             });
         };
         let bytes = match signed.record.catalogue {
-            CataloguePlace::Here(bytes) => bytes,
+            CataloguePlace::Inline(bytes) => bytes,
             CataloguePlace::Chunks(body) => self.document(body, monitor).await?,
         };
-        Catalogue::decode(&bytes).map_err(|why| malformed("catalogue", key, &why.to_string()))
+        over(&bytes, Catalogue::decode).map_err(|why| malformed("catalogue", key, &why.to_string()))
     }
 
     /// The keys that `scope` has published.
     pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
         let Some(signed) = self.find_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
         let bytes = self.document(signed.record.manifest, monitor).await?;
-        let listing = Listing::decode(&bytes);
+        let listing = over(&bytes, Listing::decode);
         Ok(listing.map_err(|why| malformed("listing", &scope.to_string(), &why.to_string()))?.keys)
     }
 
@@ -197,7 +204,11 @@ impl NodeInner {
             }
         };
         let bytes = self.plain(&pieces, terms, monitor).await?;
-        match Hash::of(&bytes) == body.hash {
+        if body.pieces.is_none() {
+            // A chunk of that hash, and verified as such.
+            return Ok(bytes);
+        }
+        match over(&bytes, Hash::of) == body.hash {
             true => Ok(bytes),
             false => Err(malformed("document", &body.hash, "its pieces do not come to its hash")),
         }
@@ -208,14 +219,16 @@ impl NodeInner {
         let (store, list) = (self.store.clone(), chunks.to_vec());
         let read = move || store.read_document(&list);
         // In a small network most of what is named is here.
-        if let Some(bytes) = joined(tokio::task::spawn_blocking(read.clone()).await)? {
+        if let Some(bytes) = blocking(read.clone()).await? {
             return Ok(bytes);
         }
         let missing =
             chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
-        let intake = Arc::new(self.store.intake(terms)?);
-        self.bring(missing.collect(), Arc::clone(&intake), monitor).await?;
-        let bytes = joined(tokio::task::spawn_blocking(read).await)?;
+        let missing: Vec<Missing> = missing.collect();
+        let store = self.store.clone();
+        let intake = blocking(move || Ok(Arc::new(store.intake(terms)?))).await?;
+        self.bring(missing, Arc::clone(&intake), monitor).await?;
+        let bytes = blocking(read).await?;
         drop(intake);
         bytes.ok_or_else(|| Error::Network { what: "fetching", why: "what came is not to be found".to_owned() })
     }
@@ -229,7 +242,7 @@ impl NodeInner {
         monitor: &Monitor,
     ) -> Result<Fetched> {
         let held = Arc::clone(&intake);
-        let missing = joined(tokio::task::spawn_blocking(move || not_here(&held, wanted)).await)?;
+        let missing = blocking(move || not_here(&held, wanted)).await?;
         self.bring_missing(missing, intake, monitor).await
     }
 
@@ -311,7 +324,7 @@ pub(super) fn not_here(intake: &StoreIntake, wanted: Vec<Missing>) -> Result<Vec
 
 /// Makes durable what `intake` has taken, and its lease.
 pub(super) async fn persist(intake: Arc<StoreIntake>) -> Result<()> {
-    joined(tokio::task::spawn_blocking(move || intake.commit()).await)
+    blocking(move || intake.commit()).await
 }
 
 /// As [`persist`], after a [`bring`](NodeInner::bring) whose own error counts first.

@@ -4,6 +4,7 @@
 //! - put: `publish` (the versions of a key: place their chunks, then the record) → `place` (chunks to holders, with an honest quorum);
 //! - get: `find` (key → record → catalogue → manifest) → `pull` (the chunks that are not here) → the store's own get;
 //! - `heal` fetches again what verification found damaged;
+//! - `tasks` does what blocks on other threads than the node's;
 //! - `keeper` answers peers, `upkeep` renews, republishes and repairs, `overview` tells how the node is.
 
 mod body;
@@ -15,6 +16,7 @@ mod overview;
 mod place;
 mod publish;
 mod pull;
+mod tasks;
 mod upkeep;
 
 pub(crate) use find::Look;

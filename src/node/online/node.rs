@@ -26,7 +26,7 @@ use crate::net::serve::{Served, Server, peer_key};
 use crate::net::tables::NetTables;
 use crate::net::transport::{self, Transport};
 use crate::node::online::keeper::StoreKeeper;
-use crate::node::online::publish::joined;
+use crate::node::online::tasks::unfinished;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
 
@@ -176,7 +176,14 @@ impl Node {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.inner));
-        self.block_on(async { joined(tokio::spawn(work).await) })
+        self.block_on(async {
+            match tokio::spawn(work).await {
+                Ok(outcome) => outcome,
+                // The caller's, as if it had done the work itself.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => Err(unfinished(error)),
+            }
+        })
     }
 
     /// Has the upkeep look at once what there is to publish.

@@ -1,7 +1,8 @@
-//! Publishing a key: its versions' chunks go where they belong, then its catalogue, and last the signed record that points there.
+//! Publishing a key: its versions' chunks go where they belong, with them its catalogue where the record has no room for that, and last the
+//! signed record.
 //!
-//! Chunks and the catalogue come first, so whoever reads the record finds what it names. The record counts when a majority of the peers
-//! that it belongs to has taken it; unless all of them have, it is read once more. What could not be done is noted, and the upkeep does it when peers come.
+//! Chunks come first, so whoever reads the record finds what it names. The record counts when a majority of the peers that it belongs to
+//! has taken it; unless all of them have, it is read once more. What could not be done is noted, and the upkeep does it when peers come.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -23,6 +24,7 @@ use crate::node::online::body::Document;
 use crate::node::online::find::{Look, persist};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::place::Placed;
+use crate::node::online::tasks::blocking;
 use crate::node::payload::Payload;
 use crate::node::put::PutOptions;
 use crate::node::report::{NetPut, PutReport};
@@ -78,10 +80,11 @@ impl NodeInner {
     /// Publishes `key` as it is now.
     pub(super) async fn publish_key(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
         let _turn = self.publishing.lock().await;
-        let refs = self.store.refs_of(key)?;
+        let (store, own) = (self.store.clone(), key.clone());
+        let refs = blocking(move || store.refs_of(&own)).await?;
         let mut placed = self.nothing_placed();
         let mut catalogue = Catalogue::default();
-        // The last one is placed together with the catalogue.
+        // The last one is placed together with the catalogue, where that has to be placed.
         let mut unplaced: Option<Unplaced> = None;
         for (number, entry) in &refs.versions {
             if let Some(version) = unplaced.take() {
@@ -97,13 +100,14 @@ impl NodeInner {
             return Ok(placed);
         };
         let (latest, manifest) = (*latest, version.manifest);
+        let catalogue = catalogue.encode();
         let mut record = Record {
             publisher: self.identity.scope(),
             name: key.as_str().to_owned(),
             seq: 0,
             version: latest,
             manifest,
-            catalogue: CataloguePlace::Here(catalogue.encode()),
+            catalogue: CataloguePlace::Inline(Vec::new()),
             expires_unix_ms: 0,
         };
         let version = async {
@@ -112,14 +116,13 @@ impl NodeInner {
                 None => Ok(self.nothing_placed()),
             }
         };
+        let room = record.room();
         let listed = async {
-            match &record.catalogue {
-                CataloguePlace::Here(bytes) if !record.fits() => {
-                    let (body, placed) = self.place_document(bytes.clone(), monitor).await?;
-                    Ok((CataloguePlace::Chunks(body), placed))
-                }
-                here => Ok((here.clone(), self.nothing_placed())),
+            if catalogue.len() <= room {
+                return Ok((CataloguePlace::Inline(catalogue), self.nothing_placed()));
             }
+            let (body, placed) = self.place_document(catalogue, monitor).await?;
+            Ok((CataloguePlace::Chunks(body), placed))
         };
         let (version, (catalogue, listed)) = futures::try_join!(version, listed)?;
         record.catalogue = catalogue;
@@ -156,7 +159,7 @@ impl NodeInner {
         let store = self.store.clone();
         let end = self.lease_end().min(entry.expires_unix_ms.unwrap_or(u64::MAX));
         let terms = LeaseTerms { manifest: hash, owner: self.owner, expires_unix_ms: end };
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let bytes = store.manifest_bytes(&hash)?;
             let manifest = Manifest::decode(&bytes).map_err(|why| Error::Damaged {
                 what: "manifest",
@@ -165,7 +168,7 @@ impl NodeInner {
             })?;
             Ok::<_, Error>((store.store_document(&bytes, terms)?, manifest))
         });
-        let (mut document, manifest) = joined(read.await)?;
+        let (mut document, manifest) = read.await?;
         if fresh {
             persist(document.intake).await?;
             return Ok((document.body, None));
@@ -189,7 +192,7 @@ impl NodeInner {
     async fn place_document(&self, bytes: Vec<u8>, monitor: &Monitor) -> Result<(Body, Placed)> {
         let store = self.store.clone();
         let terms = LeaseTerms { manifest: Hash::of(&bytes), owner: self.owner, expires_unix_ms: self.lease_end() };
-        let document = joined(tokio::task::spawn_blocking(move || store.store_document(&bytes, terms)).await)?;
+        let document = blocking(move || store.store_document(&bytes, terms)).await?;
         let placed = self.place(&document.chunks, terms, &document.intake, monitor).await?;
         Ok((document.body, placed))
     }
@@ -219,7 +222,9 @@ impl NodeInner {
         let key = Record::key(&record.publisher, &record.name);
         let (name, version, seq) = (record.name.clone(), record.version, record.seq);
         let signed = record.sign(&self.identity);
-        self.tables.set_published(&name, Published { seq, refs: Hash::default(), complete: false })?;
+        let (tables, noted) = (self.tables.clone(), name.clone());
+        let number = Published { seq, refs: Hash::default(), complete: false };
+        blocking(move || tables.set_published(&noted, number)).await?;
         let peers = self.handle.closest(key.as_bytes().to_vec()).await?.peers;
         let peers: Vec<_> = peers.into_iter().map(|peer| peer.peer).take(limits::RECORD_REPLICAS.get()).collect();
         // This node is one of them.
@@ -235,7 +240,7 @@ impl NodeInner {
         }
         if found == asked {
             // Each has it, and refuses what is older from now on: there is nothing to be found out by reading it.
-            return self.tables.note_seen(&key, seq);
+            return self.note_seen(key, seq).await;
         }
         match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
             Some(found) if found.record.seq >= seq => Ok(()),
@@ -306,9 +311,4 @@ impl Placed {
 pub(super) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Rows are added and removed whole.
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// What a task came to that ran on a thread of its own.
-pub(super) fn joined<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    outcome.unwrap_or_else(|error| Err(Error::io("finish", "a task of the node", std::io::Error::other(error))))
 }

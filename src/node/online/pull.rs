@@ -17,7 +17,7 @@ use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
 use crate::node::online::find::{FoundVersion, Look, Missing, not_here, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
-use crate::node::online::publish::joined;
+use crate::node::online::tasks::{blocking, over};
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
 use crate::node::store::find_version;
 use crate::node::version::Version;
@@ -135,12 +135,19 @@ impl Node {
             Some(_) => Ok(match &wanted.version {
                 // Only the publisher knows which is the latest, and labels move.
                 crate::VersionSpec::Number(_) | crate::VersionSpec::Manifest(_) => {
-                    let refs = self.inner.store.refs_of(&wanted.key)?;
-                    find_version(&refs, wanted).is_some() && self.inner.store.version(wanted).is_ok()
+                    let refs = self.inner.store.refs_of(&wanted.key);
+                    refs.is_ok_and(|refs| find_version(&refs, wanted).is_some())
+                        && self.inner.store.version(wanted).is_ok()
                 }
                 _ => false,
             }),
         }
+    }
+
+    /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
+    fn pull_here(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<(Version, Fetched)> {
+        let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
+        self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
     }
 
     fn pull(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<Pulled> {
@@ -151,11 +158,11 @@ impl Node {
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.inner.store.version(&wanted)?, Fetched::default()),
-            false => match self.pull_foreign(&wanted, part, look, monitor) {
+            false => match self.pull_here(&wanted, part, look, monitor) {
                 Ok(pulled) => pulled,
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
-                    if self.inner.store.refs_of(&wanted.key)?.versions.is_empty() {
+                    if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
                         return Err(error);
                     }
                     let here = self.inner.store.version(&wanted).map_err(|_| error)?;
@@ -173,19 +180,6 @@ impl Node {
             received_bytes: self.inner.links.received_bytes.load(Ordering::Relaxed) - received,
             took: started.elapsed(),
         })
-    }
-}
-
-impl Node {
-    fn pull_foreign(
-        &self,
-        wanted: &VersionRef,
-        part: &Part,
-        look: Look,
-        monitor: &Monitor,
-    ) -> Result<(Version, Fetched)> {
-        let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
-        self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
     }
 }
 
@@ -216,7 +210,7 @@ impl NodeInner {
     ) -> Result<(Version, FoundVersion, Vec<u8>)> {
         let found = self.find_foreign(wanted, look, monitor).await?;
         let bytes = self.document(found.version.manifest, monitor).await?;
-        let manifest = Manifest::decode(&bytes).map_err(|why| Error::Network {
+        let manifest = over(&bytes, Manifest::decode).map_err(|why| Error::Network {
             what: "what a record points at",
             why: format!("the manifest of {wanted} is malformed: {why}"),
         })?;
@@ -238,23 +232,21 @@ impl NodeInner {
         monitor.begin("fetch", bytes_wanted.map(|chunk| u64::from(chunk.len)).sum());
         let terms =
             LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
-        let intake = Arc::new(self.store.intake(terms)?);
-        let (store, held) = (self.store.clone(), Arc::clone(&intake));
-        let (key, manifest) = (wanted.key.clone(), version.manifest.clone());
-        let missing = joined(
-            tokio::task::spawn_blocking(move || {
-                let faced = faced_chunks(&store, &key, &manifest)?;
-                let wanted = indexes.into_iter().filter_map(|index| {
-                    let chunk = *manifest.chunks.get(index)?;
-                    let home = manifest.home(index)?;
-                    let bases =
-                        faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
-                    Some(Missing { chunk, home, bases: bases.into_iter().collect() })
-                });
-                not_here(&held, wanted.collect())
-            })
-            .await,
-        )?;
+        let (store, key, manifest) = (self.store.clone(), wanted.key.clone(), version.manifest.clone());
+        let (intake, missing) = blocking(move || {
+            let intake = Arc::new(store.intake(terms)?);
+            let faced = faced_chunks(&store, &key, &manifest)?;
+            let wanted = indexes.into_iter().filter_map(|index| {
+                let chunk = *manifest.chunks.get(index)?;
+                let home = manifest.home(index)?;
+                let bases =
+                    faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
+                Some(Missing { chunk, home, bases: bases.into_iter().collect() })
+            });
+            let missing = not_here(&intake, wanted.collect())?;
+            Ok((intake, missing))
+        })
+        .await?;
         let persisting = async {
             loop {
                 tokio::time::sleep(PERSIST).await;
@@ -270,12 +262,12 @@ impl NodeInner {
         let adopts = whole && fetched.is_ok();
         let (store, key) = (self.store.clone(), wanted.key.clone());
         let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
-        let settled = tokio::task::spawn_blocking(move || {
+        let settled = blocking(move || {
             // Makes durable what came as well, and the lease on it needs no sync of the packs of its own.
             let adopted = if adopts { store.adopt(&key, number, &bytes, &labels, Some(expires)) } else { Ok(()) };
             intake.commit().and(adopted)
         });
-        let settled = joined(settled.await);
+        let settled = settled.await;
         let fetched = fetched?;
         settled.map(|()| (version, fetched))
     }

@@ -23,7 +23,8 @@ use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
 use crate::node::maintain::GcOptions;
 use crate::node::online::node::NodeInner;
-use crate::node::online::publish::{fingerprint, joined, lock};
+use crate::node::online::publish::{fingerprint, lock};
+use crate::node::online::tasks::blocking;
 use crate::store::KeyRefs;
 
 /// The shortest time between two rounds, whatever wakes them.
@@ -119,22 +120,19 @@ impl State {
 impl NodeInner {
     async fn expire(&self) -> Result<()> {
         let store = self.store.clone();
-        joined(
-            tokio::task::spawn_blocking(move || {
-                store.leases()?.expire(NodeInner::now())?;
-                // What has expired is not renewed, nor listed.
-                let expired = GcOptions { expired_only: true, ..GcOptions::default() };
-                store.gc(expired, &Monitor::none()).map(drop)
-            })
-            .await,
-        )
+        blocking(move || {
+            store.leases()?.expire(NodeInner::now())?;
+            // What has expired is not renewed, nor listed.
+            let expired = GcOptions { expired_only: true, ..GcOptions::default() };
+            store.gc(expired, &Monitor::none()).map(drop)
+        })
+        .await
     }
 
     /// Publishes the keys whose refs are not what was published last, and all of them when it is time to renew.
     async fn publish_pending(&self, renew: bool) -> Result<()> {
         let store = self.store.clone();
-        let all: BTreeMap<Key, KeyRefs> =
-            joined(tokio::task::spawn_blocking(move || store.inner.chunks.all_refs("")).await)?;
+        let all: BTreeMap<Key, KeyRefs> = blocking(move || store.inner.chunks.all_refs("")).await?;
         if all.is_empty() || self.connected().await? == 0 {
             return Ok(());
         }
@@ -165,7 +163,7 @@ impl NodeInner {
     /// of those that have it. Notes how many chunks are on too few peers.
     async fn compare(&self, away: &mut HashMap<libp2p::PeerId, Instant>) -> Result<()> {
         let store = self.store.clone();
-        let groups = joined(tokio::task::spawn_blocking(move || store.leases()?.groups(NodeInner::now())).await)?;
+        let groups = blocking(move || store.leases()?.groups(NodeInner::now())).await?;
         let groups = groups.into_iter().filter_map(Group::new).collect();
         let holders = self.resolver.holders(&groups).await?;
         let mut missing: Lacking = HashMap::new();
@@ -200,8 +198,7 @@ impl NodeInner {
         unreachable: &mut HashSet<libp2p::PeerId>,
     ) -> Result<u64> {
         let store = self.store.clone();
-        let own =
-            joined(tokio::task::spawn_blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await)?;
+        let own = blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await?;
         // The first R that answer are the holders for now.
         let mut others: Vec<(usize, &PeerAddresses, HashSet<Hash>)> = Vec::new();
         let mut own_rank = None;
@@ -232,10 +229,9 @@ impl NodeInner {
                 lacks = true;
                 if mine {
                     let store = self.store.clone();
-                    let terms =
-                        tokio::task::spawn_blocking(move || store.leases()?.of_chunk(&hash, home, NodeInner::now()));
+                    let terms = blocking(move || store.leases()?.of_chunk(&hash, home, NodeInner::now()));
                     let entry = missing.entry(peer.peer).or_insert_with(|| ((*peer).clone(), Vec::new()));
-                    entry.1.push(((hash, home), joined(terms.await)?));
+                    entry.1.push(((hash, home), terms.await?));
                 }
             }
             short += u64::from(lacks);
