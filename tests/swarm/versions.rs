@@ -41,6 +41,25 @@ fn a_reader_of_version_1_receives_version_2_as_differences() {
     assert!(report.received_bytes * 100 < 35 * versions[1].len() as u64, "{} received", report.received_bytes);
 }
 
+#[test]
+fn a_key_of_few_versions_and_of_many_is_found_alike() {
+    // The catalogue of a few is in the record; of many it is a document.
+    let swarm = Swarm::start(4, quick());
+    let (none, name) = (Monitor::none(), "m".parse().unwrap());
+    let far = format!("@{}/m", swarm.nodes[0].scope());
+    for number in 1..=12_u64 {
+        swarm.nodes[0].put(&name, payload(random(1 << 16, number)), &PutOptions::default(), &none).unwrap();
+        let log = swarm.nodes[3].log(&far.parse().unwrap(), &none).unwrap();
+        assert_eq!(log.iter().map(|version| version.version).collect::<Vec<_>>(), (1..=number).collect::<Vec<_>>());
+    }
+    for number in [1, 12] {
+        let out = swarm.dir.path().join(format!("out-{number}"));
+        let wanted = format!("{far}@{number}").parse().unwrap();
+        swarm.nodes[2].get(&wanted, &out, &GetOptions::default(), &none).unwrap();
+        assert!(restored(&out) == random(1 << 16, number));
+    }
+}
+
 /// Cancels after so many bytes.
 struct Stopper {
     monitor: std::sync::OnceLock<Monitor>,
