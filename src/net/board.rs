@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The shortest wait before a chunk is asked for a second time.
-const HEDGE_FLOOR: Duration = Duration::from_millis(100);
+pub(crate) const HEDGE_FLOOR: Duration = Duration::from_millis(100);
 
 /// The longest wait of a peer that has nothing to do.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);

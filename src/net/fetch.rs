@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::monitor::Monitor;
-use crate::net::board::{Board, LOOK_AGAIN, Next};
+use crate::net::board::{Board, HEDGE_FLOOR, LOOK_AGAIN, Next};
 use crate::net::event_loop::PeerAddresses;
 use crate::net::framed::StreamError;
 use crate::net::link::{Link, Links};
@@ -39,9 +39,13 @@ const VERIFIED_AT_ONCE: usize = 4;
 /// Chunks that wait when another thread is called to help verify.
 const BACKLOG: usize = 8;
 
-/// Plain bytes under way to one peer: at least, and at most. Few enough at first that what comes is still in the processor's cache when it is
-/// verified; a peer that is far away gets more as its answers come.
-const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (512 << 10)..=(16 << 20);
+/// Plain bytes under way to one peer: at least, and at most. Few at first: a peer may turn out to be slow, and what it alone has then waits
+/// behind the rest.
+const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (128 << 10)..=(16 << 20);
+
+/// To a peer that gives as much before others would be asked in its place, so many are under way, however near it is. What comes is then
+/// still in the processor's cache when it is verified.
+const BRISK_BYTES: u64 = 512 << 10;
 
 /// Chunks under way to one peer.
 const WINDOW_CHUNKS: usize = limits::STREAM_REQUESTS as usize;
@@ -443,7 +447,7 @@ impl From<StreamError> for Fault {
     }
 }
 
-/// How much may be under way: twice the bandwidth-delay product.
+/// How much may be under way: twice the bandwidth-delay product, or what a peer gives in the time after which others are asked.
 #[derive(Default)]
 struct Pace {
     fastest: Option<Duration>,
@@ -458,7 +462,7 @@ impl Pace {
         self.bytes += bytes;
         let since = *self.since.get_or_insert_with(Instant::now);
         let elapsed = since.elapsed().as_secs_f64();
-        if elapsed > 0.05 {
+        if elapsed > if self.bytes_per_second == 0.0 { 0.005 } else { 0.05 } {
             self.bytes_per_second = self.bytes as f64 / elapsed;
             (self.since, self.bytes) = (Some(Instant::now()), 0);
         }
@@ -466,7 +470,8 @@ impl Pace {
 
     fn bytes(&self) -> u64 {
         let product = self.bytes_per_second * self.fastest.unwrap_or_default().as_secs_f64();
-        ((2.0 * product) as u64).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
+        let brisk = (self.bytes_per_second * HEDGE_FLOOR.as_secs_f64()) as u64;
+        ((2.0 * product) as u64).max(brisk.min(BRISK_BYTES)).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
     }
 }
 
