@@ -462,7 +462,9 @@ impl Pace {
         self.bytes += bytes;
         let since = *self.since.get_or_insert_with(Instant::now);
         let elapsed = since.elapsed().as_secs_f64();
-        if elapsed > if self.bytes_per_second == 0.0 { 0.005 } else { 0.05 } {
+        // The first estimate soon: until there is one, little is asked for.
+        let enough = if self.bytes_per_second == 0.0 { 0.005 } else { 0.05 };
+        if elapsed > enough {
             self.bytes_per_second = self.bytes as f64 / elapsed;
             (self.since, self.bytes) = (Some(Instant::now()), 0);
         }

@@ -110,9 +110,14 @@ impl NetTables {
         self.read(|transaction| Ok(transaction.open_table(SEEN)?.get(key.as_bytes())?.map(|seq| seq.value())))
     }
 
-    pub(crate) fn note_seen(&self, key: &Hash, seq: u64) -> Result<()> {
+    /// Whether the number `seq` of a record is worth to be noted.
+    pub(crate) fn is_news(&self, key: &Hash, seq: u64) -> Result<bool> {
         // Nothing comes before the first, so there is nothing that could be replayed in its place.
-        if seq <= 1 || self.seen(key)?.is_some_and(|seen| seen >= seq) {
+        Ok(seq > 1 && self.seen(key)?.is_none_or(|seen| seen < seq))
+    }
+
+    pub(crate) fn note_seen(&self, key: &Hash, seq: u64) -> Result<()> {
+        if !self.is_news(key, seq)? {
             return Ok(());
         }
         self.write(Durability::Immediate, |transaction| {

@@ -122,6 +122,9 @@ impl NodeInner {
 
     /// Notes that a record has the number `seq`: older ones are replays from then on.
     pub(super) async fn note_seen(&self, key: Hash, seq: u64) -> Result<()> {
+        if !self.tables.is_news(&key, seq)? {
+            return Ok(());
+        }
         let tables = self.tables.clone();
         blocking(move || tables.note_seen(&key, seq)).await
     }

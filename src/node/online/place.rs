@@ -14,6 +14,7 @@ use crate::net::placement::Group;
 use crate::net::push::{Homed, Pushed, push};
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
+use crate::node::online::tasks::blocking;
 
 /// Peers that are put to at the same time.
 const PEERS_AT_ONCE: usize = 8;
@@ -111,7 +112,7 @@ impl NodeInner {
             return (peer, Ok(pushed));
         }
         let intake = Arc::clone(intake);
-        let kept = tokio::task::spawn_blocking(move || {
+        let kept = blocking(move || {
             let mut kept = Vec::new();
             for (hash, home) in chunks {
                 if intake.hold(&hash, home)? {
@@ -121,10 +122,7 @@ impl NodeInner {
             intake.commit()?;
             Ok(Pushed { kept, ..Pushed::default() })
         });
-        let kept = kept.await.unwrap_or_else(|error| {
-            Err(crate::error::Error::io("keep", "chunks under a lease", std::io::Error::other(error)))
-        });
-        (peer, kept)
+        (peer, kept.await)
     }
 
     /// A peer that failed is not counted on for now.

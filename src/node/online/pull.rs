@@ -135,6 +135,7 @@ impl Node {
             Some(_) => Ok(match &wanted.version {
                 // Only the publisher knows which is the latest, and labels move.
                 crate::VersionSpec::Number(_) | crate::VersionSpec::Manifest(_) => {
+                    // Looked at first: of what is not here, the store would look for names like it.
                     let refs = self.inner.store.refs_of(&wanted.key);
                     refs.is_ok_and(|refs| find_version(&refs, wanted).is_some())
                         && self.inner.store.version(wanted).is_ok()
@@ -266,8 +267,8 @@ impl NodeInner {
             // Makes durable what came as well, and the lease on it needs no sync of the packs of its own.
             let adopted = if adopts { store.adopt(&key, number, &bytes, &labels, Some(expires)) } else { Ok(()) };
             intake.commit().and(adopted)
-        });
-        let settled = settled.await;
+        })
+        .await;
         let fetched = fetched?;
         settled.map(|()| (version, fetched))
     }
