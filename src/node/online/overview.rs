@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::net::event_loop::PeerAddresses;
 use crate::net::placement::Position;
+use crate::net::region::ANSWERS;
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::publish::lock;
 use crate::node::report::StatReport;
@@ -141,10 +142,12 @@ impl Node {
         Ok(peers.into_iter().map(summary).collect())
     }
 
-    /// The peers closest to `key` by XOR of their places in the keyspace, the closest first, found by a lookup.
+    /// The 20 peers closest to `key` by XOR of their places in the keyspace, the closest first, found by a lookup. Fewer are the whole network
+    /// as far as it answers.
     pub fn find_closest(&self, key: &[u8]) -> Result<Vec<PeerId>> {
         let found = self.block_on(self.inner.handle.closest(key.to_vec()))?;
-        Ok(found.peers.into_iter().map(|peer| peer.peer).collect())
+        // A lookup follows disjoint paths. Where one of them missed a peer, they end with a few more between them.
+        Ok(found.peers.into_iter().map(|peer| peer.peer).take(ANSWERS).collect())
     }
 }
 
