@@ -80,6 +80,7 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
         manifest: long,
         catalogue: CataloguePlace::Chunks(body),
         expires_unix_ms: 1_800_000_000_000,
+        peer: [0x77; 32],
     };
     let entry = VersionEntry {
         manifest: body.hash,

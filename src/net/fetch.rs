@@ -181,7 +181,7 @@ impl Job {
             Ok(link) => link,
             Err(error) => {
                 tracing::debug!("{error}");
-                self.fail(first);
+                self.fail(first, place);
                 return self.leave(place);
             }
         };
@@ -223,7 +223,7 @@ impl Job {
                 match outcome {
                     Ok(took) => window.note(self.len(index), took),
                     Err(fault) => {
-                        self.fail(index);
+                        self.fail(index, place);
                         if let Some(why) = fault.lie {
                             return self.ban(links, place, peer.peer, &why, under_way).await;
                         }
@@ -260,7 +260,7 @@ impl Job {
     ) {
         while let Some((index, outcome)) = under_way.next().await {
             if outcome.is_err() {
-                self.fail(index);
+                self.fail(index, place);
             }
         }
         self.leave(place);
@@ -298,8 +298,8 @@ impl Job {
         self.wanted.get(index as usize).map_or(0, |wanted| wanted.len.into())
     }
 
-    fn fail(&self, index: u32) {
-        lock(&self.board).failed(index);
+    fn fail(&self, index: u32, place: u32) {
+        lock(&self.board).failed(index, place);
         self.changed.notify_waiters();
     }
 
@@ -377,7 +377,7 @@ impl Job {
         let (index, parcel) = (arrived.index, &arrived.parcel);
         match self.intake.take(parcel) {
             Ok(Taken::Stored | Taken::Known) => {
-                if lock(&self.board).done(index, arrived.took) {
+                if lock(&self.board).done(index, arrived.place, arrived.took) {
                     self.monitor.advance(self.len(index));
                     self.chunks.fetch_add(1, Ordering::Relaxed);
                     self.deltas.fetch_add(u64::from(parcel.base.is_some()), Ordering::Relaxed);
@@ -386,10 +386,10 @@ impl Job {
             }
             Ok(Taken::Wrong(why)) => {
                 lock(&self.lies).entry(arrived.place).or_insert(why);
-                lock(&self.board).failed(index);
+                lock(&self.board).failed(index, arrived.place);
             }
             // The base was here when it was offered, and is gone or damaged now.
-            Ok(Taken::NeedsBase | Taken::Elsewhere) => lock(&self.board).failed(index),
+            Ok(Taken::NeedsBase | Taken::Elsewhere) => lock(&self.board).failed(index, arrived.place),
             Err(error) => {
                 lock(&self.broken).get_or_insert(error);
             }

@@ -158,7 +158,9 @@ mod tests {
         let (publisher, name) = (of.scope(), "gradient/run/1".to_owned());
         let key = Record::key(&publisher, &name);
         let (manifest, catalogue) = (body, CataloguePlace::Chunks(body));
-        let signed = Record { publisher, name, seq, version: 1, manifest, catalogue, expires_unix_ms: 5000 }.sign(of);
+        let signed =
+            Record { publisher, name, seq, version: 1, manifest, catalogue, expires_unix_ms: 5000, peer: [7; 32] }
+                .sign(of);
         KadRecord {
             key: RecordKey::new(key.as_bytes()),
             value: signed.bytes().to_vec(),

@@ -59,6 +59,8 @@ pub struct Record {
     pub catalogue: CataloguePlace,
     /// When the record ends, in milliseconds since 1970.
     pub expires_unix_ms: u64,
+    /// The peer that published it, by its ed25519 key: whoever has what the record points at if nobody else does.
+    pub peer: [u8; 32],
 }
 
 /// A record whose signature was checked, and its bytes.
@@ -109,7 +111,7 @@ impl Record {
 
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::<Vec<u8>>::default();
-        writer.map(8);
+        writer.map(9);
         writer.uint(0);
         writer.uint(RECORD_VERSION);
         writer.uint(1);
@@ -129,6 +131,8 @@ impl Record {
         }
         writer.uint(7);
         writer.uint(self.expires_unix_ms);
+        writer.uint(8);
+        writer.bytes(&self.peer);
         writer.0
     }
 
@@ -137,7 +141,8 @@ impl Record {
         let reader = &mut reader;
         let mut fields = reader.fields("record")?;
         fields.version(reader, RECORD_VERSION)?;
-        let (mut publisher, mut name, mut manifest, mut catalogue, mut numbers) = (None, None, None, None, [None; 3]);
+        let (mut publisher, mut name, mut manifest, mut catalogue, mut peer) = (None, None, None, None, None);
+        let mut numbers = [None; 3];
         while let Some(field) = fields.next(reader)? {
             match field {
                 1 => publisher = Some(ScopeKey::from_bytes(reader.byte_array("publisher")?)),
@@ -147,6 +152,7 @@ impl Record {
                 5 => manifest = Some(decode_body(reader)?),
                 6 => catalogue = Some(decode_catalogue_place(reader)?),
                 7 => numbers[2] = Some(reader.uint("expiry")?),
+                8 => peer = Some(reader.byte_array("peer")?),
                 other => return fields.unknown(reader, other),
             }
         }
@@ -159,6 +165,7 @@ impl Record {
             manifest: fields.required(reader, manifest, "manifest")?,
             catalogue: fields.required(reader, catalogue, "catalogue")?,
             expires_unix_ms: fields.required(reader, numbers[2], "expiry")?,
+            peer: fields.required(reader, peer, "peer")?,
         })
     }
 
@@ -284,6 +291,7 @@ mod tests {
             manifest: body,
             catalogue: CataloguePlace::Chunks(body),
             expires_unix_ms: 5000,
+            peer: [7; 32],
         }
     }
 
@@ -321,9 +329,9 @@ mod tests {
         let body = Body { hash: Hash::of(b"x"), len: limits::MANIFEST_BYTES as u64, pieces: Some(Hash::of(b"y")) };
         let name = "n".repeat(limits::KEY_BYTES);
         let (seq, version, expires_unix_ms) = (u64::MAX, u64::MAX, u64::MAX);
-        let publisher = ScopeKey::from_bytes([0; 32]);
+        let (publisher, peer) = (ScopeKey::from_bytes([0; 32]), [0; 32]);
         let catalogue = CataloguePlace::Chunks(body);
-        let longest = Record { publisher, name, seq, version, manifest: body, catalogue, expires_unix_ms };
+        let longest = Record { publisher, name, seq, version, manifest: body, catalogue, expires_unix_ms, peer };
         let signed = longest.sign(&identity());
         assert!(signed.bytes().len() <= limits::RECORD_BYTES, "{}", signed.bytes().len());
         assert_eq!(SignedRecord::decode(signed.bytes()), Ok(signed));

@@ -60,6 +60,12 @@ pub(crate) fn peer_key(peer: &PeerId) -> Option<[u8; 32]> {
     Some(key.try_into_ed25519().ok()?.to_bytes())
 }
 
+/// The peer with a public key; `None` if it is no key.
+pub(crate) fn peer_of(key: &[u8; 32]) -> Option<PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key).ok()?;
+    Some(PeerId::from_public_key(&key.into()))
+}
+
 /// What the serving side has done so far.
 #[derive(Debug, Default)]
 pub(crate) struct Served {

@@ -137,6 +137,7 @@ fn nobody_changes_a_record_of_anothers() {
             manifest: body,
             catalogue: CataloguePlace::Chunks(body),
             expires_unix_ms,
+            peer: [0; 32],
         };
         record.sign(&stranger).bytes().to_vec()
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::kad;
+use libp2p::{PeerId, kad};
 
 use crate::chunk::{ChunkRef, Intake as _, LeaseTerms};
 use crate::error::{Error, Result};
@@ -15,10 +15,12 @@ use crate::key::{Key, Scope, VersionRef};
 use crate::limits;
 use crate::monitor::Monitor;
 use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
+use crate::net::event_loop::PeerAddresses;
 use crate::net::fetch::{Fetched, PeerList, Wanted, fetch};
 use crate::net::kad_records::Arrivals;
 use crate::net::placement::Group;
 use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
+use crate::net::serve::peer_of;
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::{Node, NodeInner};
@@ -60,6 +62,8 @@ pub(super) struct Missing {
 pub(super) struct FoundVersion {
     pub(super) number: u64,
     pub(super) version: CataloguedVersion,
+    /// The peer that published it, or a later one.
+    pub(super) publisher: Option<PeerId>,
 }
 
 /// Somebody who waits for the record of a key.
@@ -142,8 +146,13 @@ impl NodeInner {
         }
     }
 
-    /// What the network knows of the versions of `key`.
-    pub(super) async fn find_catalogue(&self, key: &Key, look: Look, monitor: &Monitor) -> Result<Catalogue> {
+    /// What the network knows of the versions of `key`, and the peer that published the newest.
+    pub(super) async fn find_catalogue(
+        &self,
+        key: &Key,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<(Catalogue, Option<PeerId>)> {
         let scope = Self::foreign(key)?;
         let Some(signed) = self.find_record(&scope, key.name(), look).await? else {
             let listed = match look {
@@ -159,17 +168,19 @@ impl NodeInner {
                 nearest,
             });
         };
+        let publisher = peer_of(&signed.record.peer);
         let bytes = match signed.record.catalogue {
             CataloguePlace::Inline(bytes) => bytes,
-            CataloguePlace::Chunks(body) => self.document(body, monitor).await?,
+            CataloguePlace::Chunks(body) => self.document(body, publisher, monitor).await?,
         };
-        over(&bytes, Catalogue::decode).map_err(|why| malformed("catalogue", key, &why.to_string()))
+        let catalogue = over(&bytes, Catalogue::decode);
+        Ok((catalogue.map_err(|why| malformed("catalogue", key, &why.to_string()))?, publisher))
     }
 
     /// The keys that `scope` has published.
     pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
         let Some(signed) = self.find_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
-        let bytes = self.document(signed.record.manifest, monitor).await?;
+        let bytes = self.document(signed.record.manifest, peer_of(&signed.record.peer), monitor).await?;
         let listing = over(&bytes, Listing::decode);
         Ok(listing.map_err(|why| malformed("listing", &scope.to_string(), &why.to_string()))?.keys)
     }
@@ -181,24 +192,24 @@ impl NodeInner {
         look: Look,
         monitor: &Monitor,
     ) -> Result<FoundVersion> {
-        let catalogue = self.find_catalogue(&wanted.key, look, monitor).await?;
+        let (catalogue, publisher) = self.find_catalogue(&wanted.key, look, monitor).await?;
         let refs = refs_of(&catalogue);
         let found =
             find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
         let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs))?;
         let version = version.clone();
-        Ok(FoundVersion { number, version })
+        Ok(FoundVersion { number, version, publisher })
     }
 
-    /// A document by its body: from here, else from its holders; verified.
-    pub(super) async fn document(&self, body: Body, monitor: &Monitor) -> Result<Vec<u8>> {
+    /// A document by its body: from here, else from its holders, or from whoever published it; verified.
+    pub(super) async fn document(&self, body: Body, publisher: Option<PeerId>, monitor: &Monitor) -> Result<Vec<u8>> {
         let terms = LeaseTerms { manifest: body.hash, owner: self.owner, expires_unix_ms: self.lease_end() };
         let pieces = match body.pieces {
             None => vec![ChunkRef { hash: body.hash, len: body.len as u32 }],
             Some(list) => {
                 let count = body.len.div_ceil(limits::CHUNK_BYTES as u64);
                 let list = ChunkRef { hash: list, len: (count * Hash::LEN as u64) as u32 };
-                let list = self.plain(&[list], terms, monitor).await?;
+                let list = self.plain(&[list], terms, publisher, monitor).await?;
                 let hashes = list.chunks_exact(Hash::LEN).filter_map(Hash::from_slice).enumerate();
                 let len = |index: usize| {
                     (body.len - index as u64 * limits::CHUNK_BYTES as u64).min(limits::CHUNK_BYTES as u64) as u32
@@ -206,7 +217,7 @@ impl NodeInner {
                 hashes.map(|(index, hash)| ChunkRef { hash, len: len(index) }).collect()
             }
         };
-        let bytes = self.plain(&pieces, terms, monitor).await?;
+        let bytes = self.plain(&pieces, terms, publisher, monitor).await?;
         if body.pieces.is_none() {
             // A chunk of that hash, and verified as such.
             return Ok(bytes);
@@ -218,7 +229,13 @@ impl NodeInner {
     }
 
     /// The plain bytes of chunks one after another. They are read and done with: to keep them would cost a sync and bring nobody anything.
-    async fn plain(&self, chunks: &[ChunkRef], terms: LeaseTerms, monitor: &Monitor) -> Result<Vec<u8>> {
+    async fn plain(
+        &self,
+        chunks: &[ChunkRef],
+        terms: LeaseTerms,
+        publisher: Option<PeerId>,
+        monitor: &Monitor,
+    ) -> Result<Vec<u8>> {
         let (store, list) = (self.store.clone(), chunks.to_vec());
         let read = move || store.read_document(&list);
         // In a small network most of what is named is here.
@@ -230,29 +247,31 @@ impl NodeInner {
         let missing: Vec<Missing> = missing.collect();
         let store = self.store.clone();
         let intake = blocking(move || Ok(Arc::new(store.intake(terms)?))).await?;
-        self.bring(missing, Arc::clone(&intake), monitor).await?;
+        self.bring(missing, publisher, Arc::clone(&intake), monitor).await?;
         let bytes = blocking(read).await?;
         drop(intake);
         bytes.ok_or_else(|| Error::Network { what: "fetching", why: "what came is not to be found".to_owned() })
     }
 
-    /// Has chunks brought that are not here, from the peers that hold them; all of them, or an error. What came is the caller's to
-    /// [`persist`], even then.
+    /// Has chunks brought that are not here, from the peers that hold them, or where those fail from `publisher`; all of them, or an error.
+    /// What came is the caller's to [`persist`], even then.
     pub(super) async fn bring(
         &self,
         wanted: Vec<Missing>,
+        publisher: Option<PeerId>,
         intake: Arc<StoreIntake>,
         monitor: &Monitor,
     ) -> Result<Fetched> {
         let held = Arc::clone(&intake);
         let missing = blocking(move || not_here(&held, wanted)).await?;
-        self.bring_missing(missing, intake, monitor).await
+        self.bring_missing(missing, publisher, intake, monitor).await
     }
 
     /// As [`bring`](NodeInner::bring), for chunks of which it is known that they are [`not_here`].
     pub(super) async fn bring_missing(
         &self,
         mut missing: Vec<Missing>,
+        publisher: Option<PeerId>,
         intake: Arc<StoreIntake>,
         monitor: &Monitor,
     ) -> Result<Fetched> {
@@ -261,11 +280,18 @@ impl NodeInner {
             if missing.is_empty() {
                 break;
             }
+            // Known here, most often; it is looked up only when it is needed.
+            let mut publisher = publisher.map(|peer| PeerAddresses { peer, addresses: Vec::new() });
             if attempt > 0 {
                 // Nobody of those who should have them gave them: who should may have changed.
                 self.resolver.clear();
+                if let Some(publisher) = &mut publisher {
+                    let found = self.handle.closest(publisher.peer.to_bytes()).await?.peers;
+                    let found = found.into_iter().find(|found| found.peer == publisher.peer);
+                    publisher.addresses = found.map(|found| found.addresses).unwrap_or_default();
+                }
             }
-            let (peers, list) = self.holders_of(&missing).await?;
+            let (peers, list) = self.holders_of(&missing, publisher.as_ref()).await?;
             let fetched =
                 fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
             total.chunks += fetched.chunks;
@@ -296,7 +322,8 @@ impl NodeInner {
     async fn holders_of(
         &self,
         missing: &[Missing],
-    ) -> Result<(Vec<crate::net::event_loop::PeerAddresses>, Vec<Wanted>)> {
+        publisher: Option<&PeerAddresses>,
+    ) -> Result<(Vec<PeerAddresses>, Vec<Wanted>)> {
         let groups: BTreeSet<Group> = missing.iter().map(|missing| Group::of(missing.home)).collect();
         let holders: HashMap<Group, _> = self.resolver.holders(&groups).await?;
         let mut peers = PeerList::default();
@@ -304,7 +331,15 @@ impl NodeInner {
         let list = missing.iter().map(|missing| {
             let ranked = holders.get(&Group::of(missing.home)).map(Vec::as_slice).unwrap_or_default();
             let others = ranked.iter().filter(|peer| peer.peer != own);
-            let holders = others.map(|peer| peers.place(peer)).collect();
+            let mut holders: Vec<u32> = others.map(|peer| peers.place(peer)).collect();
+            if let Some(publisher) = publisher.filter(|publisher| publisher.peer != own) {
+                // Sooner than those who would only have a chunk if one of the first had gone.
+                let place = peers.place(publisher);
+                if !holders.iter().take(self.config.replication_factor).any(|holder| *holder == place) {
+                    holders.retain(|holder| *holder != place);
+                    holders.insert(holders.len().min(self.config.replication_factor), place);
+                }
+            }
             let bases = missing.bases.iter().copied().take(limits::GET_BASES).collect();
             Wanted { hash: missing.chunk.hash, len: missing.chunk.len, bases, holders }
         });

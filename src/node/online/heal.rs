@@ -37,7 +37,7 @@ impl Node {
             let terms = LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms };
             let intake = Arc::new(self.inner.store.intake(terms)?);
             let healing = async {
-                let brought = self.inner.bring(missing, Arc::clone(&intake), monitor).await;
+                let brought = self.inner.bring(missing, None, Arc::clone(&intake), monitor).await;
                 keep(brought, intake).await
             };
             match self.block_on(healing) {

@@ -109,6 +109,7 @@ impl NodeInner {
             manifest,
             catalogue: CataloguePlace::Inline(Vec::new()),
             expires_unix_ms: 0,
+            peer: self.owner,
         };
         let version = async {
             match unplaced {
@@ -280,6 +281,7 @@ impl NodeInner {
             manifest: listing,
             catalogue: CataloguePlace::Chunks(listing),
             expires_unix_ms: 0,
+            peer: self.owner,
         })
         .await?;
         self.note_published("", fingerprint, placed.incomplete == 0)

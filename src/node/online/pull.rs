@@ -104,7 +104,7 @@ impl Node {
             return self.inner.store.log(&key);
         }
         match self.block_on(self.inner.find_catalogue(&key, Look::Newest, monitor)) {
-            Ok(catalogue) => Ok(summaries(&refs_of(&catalogue))),
+            Ok((catalogue, _)) => Ok(summaries(&refs_of(&catalogue))),
             Err(error) => {
                 // Copies that are here are better than nothing, and not all that there is.
                 let here = self.inner.store.log(&key);
@@ -210,7 +210,7 @@ impl NodeInner {
         monitor: &Monitor,
     ) -> Result<(Version, FoundVersion, Vec<u8>)> {
         let found = self.find_foreign(wanted, look, monitor).await?;
-        let bytes = self.document(found.version.manifest, monitor).await?;
+        let bytes = self.document(found.version.manifest, found.publisher, monitor).await?;
         let manifest = over(&bytes, Manifest::decode).map_err(|why| Error::Network {
             what: "what a record points at",
             why: format!("the manifest of {wanted} is malformed: {why}"),
@@ -257,7 +257,7 @@ impl NodeInner {
             }
         };
         let fetched = tokio::select! {
-            fetched = self.bring_missing(missing, Arc::clone(&intake), monitor) => fetched,
+            fetched = self.bring_missing(missing, found.publisher, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
         };
         let adopts = whole && fetched.is_ok();
