@@ -48,3 +48,23 @@ fn a_range_fetches_only_its_chunks() {
     assert_eq!(out, bytes[4_000_000..4_100_000]);
     assert!(report.received_bytes < 2 << 20, "{}", report.received_bytes);
 }
+
+#[test]
+fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
+    let mut config = quick();
+    config.replication_factor = 1;
+    // Nobody brings it elsewhere meanwhile.
+    config.refresh_interval = std::time::Duration::from_secs(3600);
+    config.ttl = std::time::Duration::from_secs(24 * 3600);
+    let mut swarm = Swarm::start(20, config);
+    let none = Monitor::none();
+    let bytes = random(8 << 20, 3);
+    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    // Those that step in by rank are 8 of the 10 that are left: for some chunks, the publisher is not among them.
+    let lost: u64 = swarm.nodes.drain(1..11).map(|node| node.store().stat().unwrap().stored_bytes).sum();
+    assert!(lost > 1 << 20, "{lost}");
+    let out = swarm.dir.path().join("out");
+    swarm.nodes[5].get(&name, &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
+}
