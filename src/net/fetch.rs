@@ -20,10 +20,11 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::monitor::Monitor;
-use crate::net::board::{Board, HEDGE_FLOOR, LOOK_AGAIN, Next};
+use crate::net::board::{Ask, Board, LOOK_AGAIN, Next};
 use crate::net::event_loop::PeerAddresses;
 use crate::net::framed::StreamError;
 use crate::net::link::{Link, Links};
+use crate::net::pace::Pace;
 use crate::net::wire::Frame;
 
 /// Connections that are opened at the same time.
@@ -38,14 +39,6 @@ const VERIFIED_AT_ONCE: usize = 4;
 
 /// Chunks that wait when another thread is called to help verify.
 const BACKLOG: usize = 8;
-
-/// Plain bytes under way to one peer: at least, and at most. Few at first: a peer may turn out to be slow, and what it alone has then waits
-/// behind the rest.
-const WINDOW_BYTES: std::ops::RangeInclusive<u64> = (128 << 10)..=(16 << 20);
-
-/// To a peer that gives as much before others would be asked in its place, so many are under way, however near it is. What comes is then
-/// still in the processor's cache when it is verified.
-const BRISK_BYTES: u64 = 512 << 10;
 
 /// Chunks under way to one peer.
 const WINDOW_CHUNKS: usize = limits::STREAM_REQUESTS as usize;
@@ -81,7 +74,8 @@ type Verifier = mpsc::Sender<Arrived>;
 struct Job {
     wanted: Vec<Wanted>,
     board: Mutex<Board>,
-    changed: Notify,
+    /// Each peer's task waits at its own until there may be something to do.
+    doors: Vec<Notify>,
     intake: Arc<dyn Intake>,
     /// Calls threads to help verify.
     help: Semaphore,
@@ -117,8 +111,8 @@ pub(crate) async fn fetch(
     let threads = PROCESSORS.min(VERIFIERS).min(wanted.len().div_ceil(BACKLOG));
     let job = Arc::new(Job {
         board: Mutex::new(Board::new(holders, peers.len(), primary)),
+        doors: peers.iter().map(|_| Notify::new()).collect(),
         wanted,
-        changed: Notify::new(),
         intake,
         help: Semaphore::new(0),
         lies: Mutex::default(),
@@ -172,8 +166,11 @@ pub(crate) async fn fetch(
 impl Job {
     /// Takes work from the board until there is none for this peer.
     async fn draw(&self, links: &Links, place: u32, peer: &PeerAddresses, verifier: &Verifier) {
-        // A holder of low rank is connected to only when the others failed.
-        let Some(first) = self.first(place).await else { return };
+        // A holder of low rank is connected to only when the others have failed or are slow. Nothing waits for the connection: until
+        // there is one, others may be asked.
+        if !self.is_needed(place).await {
+            return;
+        }
         let dial = self.dials.acquire().await;
         let link = links.to(peer).await;
         drop(dial);
@@ -181,19 +178,13 @@ impl Job {
             Ok(link) => link,
             Err(error) => {
                 tracing::debug!("{error}");
-                self.fail(first, place);
                 return self.leave(place);
             }
         };
         let mut window = Pace::default();
         let mut under_way = FuturesUnordered::new();
-        let mut bytes_under_way = self.len(first);
-        under_way.push(self.one(&link, place, first, verifier));
+        let mut bytes_under_way = 0;
         loop {
-            // Registered before the board is looked at, so that no change is missed in between.
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
             if self.is_over() {
                 // What is still under way is of no use to anybody.
                 return;
@@ -204,9 +195,9 @@ impl Job {
             }
             let room = under_way.len() < WINDOW_CHUNKS && bytes_under_way < window.bytes();
             let wait = match if room { self.next(place) } else { Next::Wait(LOOK_AGAIN) } {
-                Next::Ask(index) => {
-                    bytes_under_way += self.len(index);
-                    under_way.push(self.one(&link, place, index, verifier));
+                Next::Ask(ask) => {
+                    bytes_under_way += self.len(ask.chunk);
+                    under_way.push(self.one(&link, place, ask, verifier));
                     continue;
                 }
                 Next::Done => return,
@@ -214,16 +205,16 @@ impl Job {
             };
             let mut came = tokio::select! {
                 came = under_way.next(), if !under_way.is_empty() => came,
-                () = &mut changed => None,
+                () = self.knock(place) => None,
                 () = tokio::time::sleep(wait) => None,
             };
             // All that are there, so that the next questions leave together as well.
-            while let Some((index, outcome)) = came {
-                bytes_under_way -= self.len(index);
+            while let Some((ask, outcome)) = came {
+                bytes_under_way -= self.len(ask.chunk);
                 match outcome {
-                    Ok(took) => window.note(self.len(index), took),
+                    Ok(took) => window.note(self.len(ask.chunk), took),
                     Err(fault) => {
-                        self.fail(index, place);
+                        self.fail(ask, place);
                         if let Some(why) = fault.lie {
                             return self.ban(links, place, peer.peer, &why, under_way).await;
                         }
@@ -244,7 +235,7 @@ impl Job {
         place: u32,
         peer: PeerId,
         why: &str,
-        under_way: impl futures::Stream<Item = (u32, Result<Duration, Fault>)> + Unpin,
+        under_way: impl futures::Stream<Item = (Ask, Result<Duration, Fault>)> + Unpin,
     ) {
         tracing::warn!("{peer} sent a wrong chunk and is not asked again: {why}");
         lock(&self.liars).push(peer);
@@ -256,30 +247,62 @@ impl Job {
     async fn give_up(
         &self,
         place: u32,
-        mut under_way: impl futures::Stream<Item = (u32, Result<Duration, Fault>)> + Unpin,
+        mut under_way: impl futures::Stream<Item = (Ask, Result<Duration, Fault>)> + Unpin,
     ) {
-        while let Some((index, outcome)) = under_way.next().await {
+        while let Some((ask, outcome)) = under_way.next().await {
             if outcome.is_err() {
-                self.fail(index, place);
+                self.fail(ask, place);
             }
         }
         self.leave(place);
     }
 
-    /// Waits for the first chunk that the peer at `place` is to be asked for; `None` if it comes to none.
-    async fn first(&self, place: u32) -> Option<u32> {
+    /// Waits until there is a chunk that the peer at `place` is to be asked for; false if it comes to none.
+    async fn is_needed(&self, place: u32) -> bool {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            match self.next(place) {
-                Next::Ask(index) => return Some(index),
-                Next::Done => return None,
+            if self.is_over() {
+                return false;
+            }
+            match self.on_board(|board| board.peek(place, Instant::now())) {
+                Next::Ask(_) => return true,
+                Next::Done => return false,
                 Next::Wait(wait) => {
-                    let _ = tokio::time::timeout(wait, changed).await;
+                    let _ = tokio::time::timeout(wait, self.knock(place)).await;
                 }
             }
         }
+    }
+
+    /// Waits until the peer at `place` may have something to do. What came up since the last time is not missed.
+    async fn knock(&self, place: u32) {
+        match self.doors.get(place as usize) {
+            Some(door) => door.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Has the task of the peer at `place` look what there is to do.
+    fn call(&self, place: u32) {
+        if let Some(door) = self.doors.get(place as usize) {
+            door.notify_one();
+        }
+    }
+
+    fn call_all(&self) {
+        self.doors.iter().for_each(Notify::notify_one);
+    }
+
+    /// Acts on the board, and calls those for whom that brings something to do.
+    fn on_board<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+        let mut board = lock(&self.board);
+        let done = act(&mut board);
+        let (woken, left) = (board.woken(), board.left());
+        drop(board);
+        if left == 0 {
+            self.call_all();
+        }
+        woken.into_iter().for_each(|place| self.call(place));
+        done
     }
 
     /// True when there is nothing left to fetch, or no sense in it.
@@ -291,31 +314,29 @@ impl Job {
         if self.is_over() {
             return Next::Done;
         }
-        lock(&self.board).next(place, Instant::now())
+        self.on_board(|board| board.next(place, Instant::now()))
     }
 
     fn len(&self, index: u32) -> u64 {
         self.wanted.get(index as usize).map_or(0, |wanted| wanted.len.into())
     }
 
-    fn fail(&self, index: u32, place: u32) {
-        lock(&self.board).failed(index, place);
-        self.changed.notify_waiters();
+    fn fail(&self, ask: Ask, place: u32) {
+        self.on_board(|board| board.failed(ask, place));
     }
 
     fn leave(&self, place: u32) {
-        lock(&self.board).gone(place);
-        self.changed.notify_waiters();
+        self.on_board(|board| board.gone(place));
     }
 
     /// Fetches one chunk.
-    async fn one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> (u32, Result<Duration, Fault>) {
-        (index, self.try_one(link, place, index, verifier).await)
+    async fn one(&self, link: &Link, place: u32, ask: Ask, verifier: &Verifier) -> (Ask, Result<Duration, Fault>) {
+        (ask, self.try_one(link, place, ask, verifier).await)
     }
 
-    async fn try_one(&self, link: &Link, place: u32, index: u32, verifier: &Verifier) -> Result<Duration, Fault> {
+    async fn try_one(&self, link: &Link, place: u32, ask: Ask, verifier: &Verifier) -> Result<Duration, Fault> {
         let started = Instant::now();
-        let wanted = self.wanted.get(index as usize).ok_or_else(Fault::miss)?;
+        let wanted = self.wanted.get(ask.chunk as usize).ok_or_else(Fault::miss)?;
         let received = link.ask(|request| Frame::Get(request, wanted.hash, wanted.bases.clone())).await?;
         let took = started.elapsed();
         let parcel = match received.frame {
@@ -327,7 +348,8 @@ impl Job {
         if parcel.hash != wanted.hash || parcel.plain_len != wanted.len || !offered {
             return Err(Fault::lie("it is not the chunk that was asked for".to_owned()));
         }
-        let arrived = Arrived { index, place, parcel, took, _room: received.room };
+        self.on_board(|board| board.came(ask, place, Instant::now()));
+        let arrived = Arrived { ask, place, parcel, _room: received.room };
         verifier.send(arrived).await.map_err(|_| Fault::miss())?;
         let waiting = verifier.max_capacity() - verifier.capacity();
         if waiting >= BACKLOG && self.help.available_permits() == 0 {
@@ -342,7 +364,7 @@ impl Job {
         let _last = EndOfVerifying { help: &self.help, arrived };
         let mut batch = Vec::new();
         while lock(arrived).blocking_recv_many(&mut batch, VERIFIED_AT_ONCE) > 0 {
-            self.verify_some(&mut batch);
+            batch.drain(..).for_each(|arrived| self.verify(&arrived));
         }
     }
 
@@ -359,42 +381,34 @@ impl Job {
                 if batch.is_empty() {
                     break;
                 }
-                self.verify_some(&mut batch);
+                batch.drain(..).for_each(|arrived| self.verify(&arrived));
             }
         }
     }
 
-    fn verify_some(&self, batch: &mut Vec<Arrived>) {
-        for next in batch.drain(..) {
-            if !self.verify(&next) || lock(&self.board).left() == 0 {
-                self.changed.notify_waiters();
-            }
-        }
-    }
-
-    /// Stores a chunk if it is right; false if it has to be asked for again, or the fetch cannot go on.
-    fn verify(&self, arrived: &Arrived) -> bool {
-        let (index, parcel) = (arrived.index, &arrived.parcel);
+    /// Stores a chunk if it is right; otherwise it has to be asked for again, or the fetch cannot go on.
+    fn verify(&self, arrived: &Arrived) {
+        let (ask, place, parcel) = (arrived.ask, arrived.place, &arrived.parcel);
         match self.intake.take(parcel) {
             Ok(Taken::Stored | Taken::Known) => {
-                if lock(&self.board).done(index, arrived.place, arrived.took) {
-                    self.monitor.advance(self.len(index));
+                if self.on_board(|board| board.done(ask.chunk)) {
+                    self.monitor.advance(self.len(ask.chunk));
                     self.chunks.fetch_add(1, Ordering::Relaxed);
                     self.deltas.fetch_add(u64::from(parcel.base.is_some()), Ordering::Relaxed);
                 }
-                return true;
             }
             Ok(Taken::Wrong(why)) => {
-                lock(&self.lies).entry(arrived.place).or_insert(why);
-                lock(&self.board).failed(index, arrived.place);
+                lock(&self.lies).entry(place).or_insert(why);
+                self.fail(ask, place);
+                self.call(place);
             }
             // The base was here when it was offered, and is gone or damaged now.
-            Ok(Taken::NeedsBase | Taken::Elsewhere) => lock(&self.board).failed(index, arrived.place),
+            Ok(Taken::NeedsBase | Taken::Elsewhere) => self.fail(ask, place),
             Err(error) => {
                 lock(&self.broken).get_or_insert(error);
+                self.call_all();
             }
         }
-        false
     }
 }
 
@@ -413,11 +427,10 @@ impl Drop for EndOfVerifying<'_> {
 
 /// A chunk that came, and waits to be verified.
 struct Arrived {
-    index: u32,
+    ask: Ask,
     /// From which peer.
     place: u32,
     parcel: Parcel,
-    took: Duration,
     /// Its share of the memory for what travels.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -447,36 +460,6 @@ impl From<StreamError> for Fault {
     }
 }
 
-/// How much may be under way: twice the bandwidth-delay product, or what a peer gives in the time after which others are asked.
-#[derive(Default)]
-struct Pace {
-    fastest: Option<Duration>,
-    bytes_per_second: f64,
-    since: Option<Instant>,
-    bytes: u64,
-}
-
-impl Pace {
-    fn note(&mut self, bytes: u64, took: Duration) {
-        self.fastest = Some(self.fastest.map_or(took, |fastest| fastest.min(took)));
-        self.bytes += bytes;
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let elapsed = since.elapsed().as_secs_f64();
-        // The first estimate soon: until there is one, little is asked for.
-        let enough = if self.bytes_per_second == 0.0 { 0.005 } else { 0.05 };
-        if elapsed > enough {
-            self.bytes_per_second = self.bytes as f64 / elapsed;
-            (self.since, self.bytes) = (Some(Instant::now()), 0);
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        let product = self.bytes_per_second * self.fastest.unwrap_or_default().as_secs_f64();
-        let brisk = (self.bytes_per_second * HEDGE_FLOOR.as_secs_f64()) as u64;
-        ((2.0 * product) as u64).max(brisk.min(BRISK_BYTES)).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
-    }
-}
-
 /// Places of peers in a list, each once.
 #[derive(Debug, Default)]
 pub(crate) struct PeerList {
@@ -487,9 +470,13 @@ pub(crate) struct PeerList {
 impl PeerList {
     /// The place of `peer`, which is added if it is new.
     pub(crate) fn place(&mut self, peer: &PeerAddresses) -> u32 {
-        *self.places.entry(peer.peer).or_insert_with(|| {
+        let place = *self.places.entry(peer.peer).or_insert_with(|| {
             self.peers.push(peer.clone());
             self.peers.len() as u32 - 1
-        })
+        });
+        if let Some(known) = self.peers.get_mut(place as usize).filter(|known| known.addresses.is_empty()) {
+            known.addresses.clone_from(&peer.addresses);
+        }
+        place
     }
 }

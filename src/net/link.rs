@@ -266,13 +266,25 @@ impl Links {
         banned.keys().copied().collect()
     }
 
+    /// Connects to a peer. One of which no address is known here is looked for in the network.
+    async fn connect(&self, peer: &PeerAddresses) -> Result<()> {
+        match self.handle.connect(peer.clone()).await {
+            Err(error) if peer.addresses.is_empty() => {
+                let found = self.handle.closest(peer.peer.to_bytes()).await?.peers;
+                let found = found.into_iter().find(|found| found.peer == peer.peer).ok_or(error)?;
+                self.handle.connect(found).await
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn open(&self, peer: &PeerAddresses) -> Result<Arc<Link>> {
         let mut failed = unusable(&peer.peer, "no stream could be opened");
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
             }
-            self.handle.connect(peer.clone()).await?;
+            self.connect(peer).await?;
             let mut control = self.handle.streams();
             match control.open_stream(peer.peer, self.protocol.clone()).await {
                 Ok(stream) => match self.start(peer.peer, stream).await {

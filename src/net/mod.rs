@@ -32,6 +32,8 @@ pub(crate) mod kad_records;
 pub(crate) mod link;
 #[cfg(feature = "net")]
 mod mux;
+#[cfg(feature = "net")]
+mod pace;
 pub mod placement;
 #[cfg(feature = "net")]
 mod pulse;
@@ -51,4 +53,6 @@ pub(crate) mod tables;
 mod tls;
 #[cfg(feature = "net")]
 pub mod transport;
+#[cfg(feature = "net")]
+mod under_way;
 pub mod wire;

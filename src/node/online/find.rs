@@ -280,18 +280,11 @@ impl NodeInner {
             if missing.is_empty() {
                 break;
             }
-            // Known here, most often; it is looked up only when it is needed.
-            let mut publisher = publisher.map(|peer| PeerAddresses { peer, addresses: Vec::new() });
             if attempt > 0 {
                 // Nobody of those who should have them gave them: who should may have changed.
                 self.resolver.clear();
-                if let Some(publisher) = &mut publisher {
-                    let found = self.handle.closest(publisher.peer.to_bytes()).await?.peers;
-                    let found = found.into_iter().find(|found| found.peer == publisher.peer);
-                    publisher.addresses = found.map(|found| found.addresses).unwrap_or_default();
-                }
             }
-            let (peers, list) = self.holders_of(&missing, publisher.as_ref()).await?;
+            let (peers, list) = self.holders_of(&missing, publisher).await?;
             let fetched =
                 fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
             total.chunks += fetched.chunks;
@@ -322,17 +315,20 @@ impl NodeInner {
     async fn holders_of(
         &self,
         missing: &[Missing],
-        publisher: Option<&PeerAddresses>,
+        publisher: Option<PeerId>,
     ) -> Result<(Vec<PeerAddresses>, Vec<Wanted>)> {
         let groups: BTreeSet<Group> = missing.iter().map(|missing| Group::of(missing.home)).collect();
         let holders: HashMap<Group, _> = self.resolver.holders(&groups).await?;
         let mut peers = PeerList::default();
         let own = self.handle.own();
+        // Where it is, is looked up when it is needed.
+        let publisher = publisher.filter(|publisher| *publisher != own);
+        let publisher = publisher.map(|peer| PeerAddresses { peer, addresses: Vec::new() });
         let list = missing.iter().map(|missing| {
             let ranked = holders.get(&Group::of(missing.home)).map(Vec::as_slice).unwrap_or_default();
             let others = ranked.iter().filter(|peer| peer.peer != own);
             let mut holders: Vec<u32> = others.map(|peer| peers.place(peer)).collect();
-            if let Some(publisher) = publisher.filter(|publisher| publisher.peer != own) {
+            if let Some(publisher) = &publisher {
                 // Sooner than those who would only have a chunk if one of the first had gone.
                 let place = peers.place(publisher);
                 if !holders.iter().take(self.config.replication_factor).any(|holder| *holder == place) {
