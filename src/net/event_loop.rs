@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
+use crate::net::region::ANSWERS;
 
 /// A peer and where it can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,7 +336,8 @@ impl EventLoop {
                 stats,
                 step,
             })) => {
-                self.progressed(id, result, stats.num_failures() == 0 && stats.num_pending() == 0, step.last);
+                let complete = (stats.num_failures() == 0 || self.is_small()) && stats.num_pending() == 0;
+                self.progressed(id, result, complete, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
@@ -397,6 +399,13 @@ impl EventLoop {
             *known = addresses;
         }
         let _ = self.events.send(PeerEvent::Came(peer));
+    }
+
+    /// Whether the network has fewer peers than a lookup answers with, as far as this node knows. Then a lookup asks them all, and those that
+    /// do not answer hide nobody.
+    fn is_small(&mut self) -> bool {
+        let known = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries());
+        known.sum::<usize>() < ANSWERS
     }
 
     fn progressed(&mut self, id: QueryId, result: QueryResult, complete: bool, last: bool) {

@@ -5,9 +5,12 @@
 //! stay apart when the cut is mended; and until they had forgotten, every lookup would wait for connections that do not come.
 //!
 //! Peers that are named on the local network, which anybody there can do, are tried again for a while too, but never in place of those
-//! that showed that they are of this network.
+//! that showed that they are of this network. Peers that were only heard of, from others that have not noticed yet that they are gone, are
+//! left alone for a while.
+//!
+//! A try is a dial of an address, and not of a peer: whoever dials the peer meanwhile would wait for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm, dummy,
@@ -30,11 +34,17 @@ const MET: (NonZeroUsize, Duration) = (NonZeroUsize::new(1024).unwrap(), Duratio
 /// The same for peers that were only named on the local network.
 const NAMED: (NonZeroUsize, Duration) = (NonZeroUsize::new(32).unwrap(), Duration::from_secs(300));
 
-/// Peers of either kind that are tried at the same time.
+/// Peers that others spoke of, and that could not be reached.
+const HEARD: (NonZeroUsize, Duration) = (NonZeroUsize::new(256).unwrap(), Duration::from_secs(300));
+
+/// Peers that are tried at the same time.
 const AT_ONCE: usize = 16;
 
 /// The time between two tries: a quarter of how long the peer has been away, within these bounds.
 const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(300);
+
+/// How long at least a peer that others spoke of is left alone. Nobody looks meanwhile whether it is there.
+const HEARD_PAUSE: Duration = Duration::from_secs(15);
 
 /// Why a peer is not dialled now.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +56,8 @@ struct Resting;
 struct Away {
     since: Instant,
     next: Instant,
-    /// The dial by which it is being tried.
-    under_way: Option<ConnectionId>,
+    /// The dials by which it is being tried.
+    under_way: Vec<ConnectionId>,
 }
 
 /// Where peers were reached, and which of them are away. Pure: it is told the time.
@@ -56,11 +66,13 @@ struct Peers {
     addresses: LruCache<PeerId, Vec<Multiaddr>>,
     away: HashMap<PeerId, Away>,
     patience: Duration,
+    /// The shortest time between two tries.
+    pause: Duration,
 }
 
 impl Peers {
     fn new((room, patience): (NonZeroUsize, Duration)) -> Peers {
-        Peers { addresses: LruCache::new(room), away: HashMap::new(), patience }
+        Peers { addresses: LruCache::new(room), away: HashMap::new(), patience, pause: *PAUSE.start() }
     }
 
     /// A peer is at `addresses`. At new ones it is worth a try at once.
@@ -87,20 +99,21 @@ impl Peers {
         if !self.addresses.contains(peer) {
             return;
         }
-        let away = self.away.entry(*peer).or_insert(Away { since: now, next: now, under_way: None });
+        let away = self.away.entry(*peer).or_insert(Away { since: now, next: now, under_way: Vec::new() });
         let gone = now.saturating_duration_since(away.since);
-        away.under_way = None;
-        away.next = now + (gone / 4).clamp(*PAUSE.start(), *PAUSE.end());
+        away.next = now + (gone / 4).clamp(self.pause, *PAUSE.end());
         if gone > self.patience {
             self.forget(peer);
         }
     }
 
-    /// A try was not made, since somebody else is at it.
-    fn put_off(&mut self, peer: &PeerId, dial: ConnectionId, now: Instant) {
-        if let Some(away) = self.away.get_mut(peer).filter(|away| away.under_way == Some(dial)) {
-            away.under_way = None;
-            away.next = now + *PAUSE.start();
+    /// A dial by which somebody was tried came to nothing, or to somebody else.
+    fn missed(&mut self, dial: ConnectionId, now: Instant) {
+        let Some((peer, away)) = self.away.iter_mut().find(|(_, away)| away.under_way.contains(&dial)) else { return };
+        away.under_way.retain(|other| *other != dial);
+        if away.under_way.is_empty() {
+            let peer = *peer;
+            self.failed(&peer, now);
         }
     }
 
@@ -112,7 +125,7 @@ impl Peers {
     }
 
     fn rests(&self, peer: &PeerId, now: Instant) -> bool {
-        self.away.get(peer).is_some_and(|away| now < away.next)
+        self.away.get(peer).is_some_and(|away| now < away.next || !away.under_way.is_empty())
     }
 
     fn knows(&self, peer: &PeerId, address: &Multiaddr) -> bool {
@@ -121,25 +134,26 @@ impl Peers {
     }
 
     fn under_way(&self) -> usize {
-        self.away.values().filter(|away| away.under_way.is_some()).count()
+        self.away.values().filter(|away| !away.under_way.is_empty()).count()
     }
 
     /// The next peer to try, if it is time for one.
     fn due(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>)> {
-        let waiting = self.away.iter().filter(|(_, away)| away.under_way.is_none() && away.next <= now);
+        let waiting = self.away.iter().filter(|(_, away)| away.under_way.is_empty() && away.next <= now);
         let (peer, _) = waiting.min_by_key(|(_, away)| away.next)?;
         Some((*peer, self.addresses.peek(peer).cloned().unwrap_or_default()))
     }
 
-    fn tried(&mut self, peer: &PeerId, dial: ConnectionId) {
-        if let Some(away) = self.away.get_mut(peer) {
-            away.under_way = Some(dial);
+    fn tried(&mut self, peer: &PeerId, dials: Vec<ConnectionId>, now: Instant) {
+        match self.away.get_mut(peer) {
+            Some(away) if !dials.is_empty() => away.under_way = dials,
+            _ => self.failed(peer, now),
         }
     }
 
     /// When the next peer is to be tried.
     fn next(&self) -> Option<Instant> {
-        self.away.values().filter(|away| away.under_way.is_none()).map(|away| away.next).min()
+        self.away.values().filter(|away| away.under_way.is_empty()).map(|away| away.next).min()
     }
 }
 
@@ -147,18 +161,29 @@ impl Peers {
 pub(crate) struct Redial {
     met: Peers,
     named: Peers,
+    heard: Peers,
     connected: HashSet<PeerId>,
+    /// Tries that are to be made.
+    dials: VecDeque<DialOpts>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Redial {
     pub(super) fn new() -> Redial {
-        Redial { met: Peers::new(MET), named: Peers::new(NAMED), connected: HashSet::new(), timer: None }
+        Redial {
+            met: Peers::new(MET),
+            named: Peers::new(NAMED),
+            heard: Peers { pause: HEARD_PAUSE, ..Peers::new(HEARD) },
+            connected: HashSet::new(),
+            dials: VecDeque::new(),
+            timer: None,
+        }
     }
 
     /// A peer of this network is connected, and can be reached at `addresses`.
     pub(super) fn met(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         self.named.forget(&peer);
+        self.heard.forget(&peer);
         self.met.known(peer, addresses, Instant::now());
     }
 
@@ -172,27 +197,51 @@ impl Redial {
         self.met.hurry(Instant::now());
     }
 
-    fn both(&mut self) -> [&mut Peers; 2] {
-        [&mut self.met, &mut self.named]
+    fn all(&mut self) -> [&mut Peers; 3] {
+        [&mut self.met, &mut self.named, &mut self.heard]
     }
 
-    fn failed(&mut self, peer: PeerId, error: &DialError, dial: ConnectionId) {
+    /// Somebody dialled a peer in vain.
+    fn failed(&mut self, peer: PeerId, error: &DialError) {
         let now = Instant::now();
-        // A dial that crosses a connection says nothing.
-        let connected = self.connected.contains(&peer);
-        for peers in self.both() {
-            let own = peers.away.get(&peer).is_some_and(|away| away.under_way == Some(dial));
-            match error {
-                _ if connected => peers.reached(&peer),
-                DialError::DialPeerConditionFalse(_) => peers.put_off(&peer, dial, now),
-                // What became of a dial elsewhere says nothing of where it was found.
-                DialError::Transport(tried) if tried.iter().any(|(address, _)| peers.knows(&peer, address)) => {
-                    peers.failed(&peer, now);
-                }
-                _ if own => peers.failed(&peer, now),
-                _ => {}
-            }
+        if self.connected.contains(&peer) {
+            // A dial that crosses a connection says nothing.
+            self.all().into_iter().for_each(|peers| peers.reached(&peer));
+            return;
         }
+        let DialError::Transport(tried) = error else { return };
+        let (known, new): (Vec<_>, Vec<_>) =
+            tried.iter().map(|(address, _)| address.clone()).partition(|address| self.is_known(&peer, address));
+        // What became of a dial elsewhere says nothing of where it was found.
+        if known.is_empty() && !self.met.addresses.contains(&peer) && !self.named.addresses.contains(&peer) {
+            self.heard.known(peer, new, now);
+            self.heard.failed(&peer, now);
+        } else if !known.is_empty() {
+            self.all().into_iter().for_each(|peers| peers.failed(&peer, now));
+        }
+    }
+
+    fn is_known(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        [&self.met, &self.named, &self.heard].into_iter().any(|peers| peers.knows(peer, address))
+    }
+
+    fn rests(&self, peer: &PeerId, now: Instant) -> bool {
+        self.met.rests(peer, now) || self.heard.rests(peer, now)
+    }
+
+    /// Tries the next peer that it is time for; false if there is none.
+    fn try_next(&mut self, now: Instant) -> bool {
+        for peers in [&mut self.met, &mut self.named] {
+            let Some((peer, addresses)) = peers.due(now) else { continue };
+            let bare =
+                |address: Multiaddr| address.into_iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+            let dial = |address: Multiaddr| DialOpts::unknown_peer_id().address(bare(address)).build();
+            let dials: Vec<DialOpts> = addresses.into_iter().map(dial).collect();
+            peers.tried(&peer, dials.iter().map(DialOpts::connection_id).collect(), now);
+            self.dials.extend(dials);
+            return true;
+        }
+        false
     }
 }
 
@@ -208,8 +257,8 @@ impl NetworkBehaviour for Redial {
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         // At an address where it was not tried it may be.
-        let vain = |peer: &PeerId| addresses.iter().all(|address| self.met.knows(peer, address));
-        match peer.is_some_and(|peer| self.met.rests(&peer, Instant::now()) && vain(&peer)) {
+        let vain = |peer: &PeerId| addresses.iter().all(|address| self.is_known(peer, address));
+        match peer.is_some_and(|peer| self.rests(&peer, Instant::now()) && vain(&peer)) {
             true => Err(ConnectionDenied::new(Resting)),
             false => Ok(Vec::new()),
         }
@@ -240,16 +289,18 @@ impl NetworkBehaviour for Redial {
         match event {
             FromSwarm::ConnectionEstablished(established) => {
                 self.connected.insert(established.peer_id);
-                for peers in self.both() {
+                for peers in self.all() {
                     peers.reached(&established.peer_id);
+                    peers.missed(established.connection_id, Instant::now());
                 }
             }
             FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
                 self.connected.remove(&closed.peer_id);
             }
             FromSwarm::DialFailure(failure) => {
+                self.all().into_iter().for_each(|peers| peers.missed(failure.connection_id, Instant::now()));
                 if let Some(peer) = failure.peer_id {
-                    self.failed(peer, failure.error, failure.connection_id);
+                    self.failed(peer, failure.error);
                 }
             }
             _ => {}
@@ -262,20 +313,18 @@ impl NetworkBehaviour for Redial {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         loop {
+            if let Some(opts) = self.dials.pop_front() {
+                return Poll::Ready(ToSwarm::Dial { opts });
+            }
             // The end of one of them is an event, after which this is asked again.
             if self.met.under_way() + self.named.under_way() >= AT_ONCE {
                 return Poll::Pending;
             }
-            let now = Instant::now();
-            for peers in self.both() {
-                if let Some((peer, addresses)) = peers.due(now) {
-                    let options = DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing);
-                    let opts = options.addresses(addresses).extend_addresses_through_behaviour().build();
-                    peers.tried(&peer, opts.connection_id());
-                    return Poll::Ready(ToSwarm::Dial { opts });
-                }
+            if self.try_next(Instant::now()) {
+                continue;
             }
-            let Some(next) = self.both().iter().filter_map(|peers| peers.next()).min() else { return Poll::Pending };
+            let next = [&self.met, &self.named].into_iter().filter_map(Peers::next).min();
+            let Some(next) = next else { return Poll::Pending };
             let timer = self.timer.insert(Box::pin(tokio::time::sleep_until(next.into())));
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -299,8 +348,16 @@ mod tests {
     /// Takes the next peer that is due and tries it.
     fn try_next(peers: &mut Peers, now: Instant) -> Option<PeerId> {
         let (peer, addresses) = peers.due(now)?;
-        peers.tried(&peer, DialOpts::peer_id(peer).addresses(addresses).build().connection_id());
+        let dials = addresses.into_iter().map(|address| DialOpts::unknown_peer_id().address(address).build());
+        peers.tried(&peer, dials.map(|dial| dial.connection_id()).collect(), now);
         Some(peer)
+    }
+
+    /// All the tries of a peer came to nothing.
+    fn miss(peers: &mut Peers, peer: &PeerId, now: Instant) {
+        for dial in peers.away[peer].under_way.clone() {
+            peers.missed(dial, now);
+        }
     }
 
     #[test]
@@ -318,8 +375,9 @@ mod tests {
             assert!(!peers.rests(&peer, now));
             assert_eq!(try_next(&mut peers, now), Some(peer));
             assert!(try_next(&mut peers, now).is_none() && peers.next().is_none(), "one try at a time");
+            assert!(peers.rests(&peer, now), "nobody else waits for it");
             tries.push((now - start).as_secs());
-            peers.failed(&peer, now);
+            miss(&mut peers, &peer, now);
         }
         assert_eq!(tries[..6], [2, 4, 6, 8, 10, 12]);
         assert!(tries.len() < 60 && tries.windows(2).all(|pair| pair[1] - pair[0] <= 300), "{tries:?}");
@@ -357,23 +415,38 @@ mod tests {
         assert_eq!(dials.count(), AT_ONCE, "and then it waits for one of them to end");
     }
 
+    fn failure(port: u16) -> DialError {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        DialError::Transport(vec![(address(port), libp2p::TransportError::Other(refused))])
+    }
+
+    /// Whether a dial of `peer` at an address is let through.
+    fn is_dialled(redial: &mut Redial, peer: PeerId, port: u16) -> bool {
+        let dial = DialOpts::peer_id(peer).build().connection_id();
+        redial.handle_pending_outbound_connection(dial, Some(peer), &[address(port)], Endpoint::Dialer).is_ok()
+    }
+
     #[test]
     fn a_dial_that_crosses_a_connection_leaves_nobody_away() {
         let (mut redial, peer) = (Redial::new(), PeerId::random());
         redial.met(peer, vec![address(1)]);
-        let dial = DialOpts::peer_id(peer).build().connection_id();
-        let failure = |port| {
-            let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-            DialError::Transport(vec![(address(port), libp2p::TransportError::Other(refused))])
-        };
-        redial.failed(peer, &failure(9), dial);
+        redial.failed(peer, &failure(9));
         assert!(redial.met.away.is_empty(), "it was never there");
-        redial.failed(peer, &failure(1), dial);
-        assert!(redial.met.rests(&peer, Instant::now()));
-        assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(1)], Endpoint::Dialer).is_err());
-        assert!(redial.handle_pending_outbound_connection(dial, Some(peer), &[address(9)], Endpoint::Dialer).is_ok());
+        redial.failed(peer, &failure(1));
+        assert!(!is_dialled(&mut redial, peer, 1) && is_dialled(&mut redial, peer, 9));
         redial.connected.insert(peer);
-        redial.failed(peer, &failure(1), dial);
+        redial.failed(peer, &failure(1));
         assert!(redial.met.away.is_empty());
+    }
+
+    #[test]
+    fn who_was_only_heard_of_rests_and_is_not_tried_again() {
+        let (mut redial, peer) = (Redial::new(), PeerId::random());
+        redial.failed(peer, &failure(1));
+        assert!(!is_dialled(&mut redial, peer, 1) && is_dialled(&mut redial, peer, 9));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(redial.poll(&mut cx).is_pending() && redial.timer.is_none());
+        redial.met(peer, vec![address(1)]);
+        assert!(is_dialled(&mut redial, peer, 1));
     }
 }

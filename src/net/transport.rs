@@ -2,14 +2,20 @@
 //!
 //! Both ends of every connection prove that they hold the key of their peer id, so an answer is known to come from whom it was asked of.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::io::BufReader;
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
+use libp2p::core::transport::{
+    Boxed, DialOpts, ListenerId, MemoryTransport, OrTransport, TransportError, TransportEvent,
+};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport as _, dns, quic, tcp};
+use libp2p::{Multiaddr, PeerId, Transport as _, dns, quic, tcp};
 
 use crate::error::{Error, Result};
 use crate::net::mux::MuxUpgrade;
@@ -23,6 +29,12 @@ const READ_BYTES: usize = 128 << 10;
 
 /// How long a connection may take until it is encrypted and has streams.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a QUIC connection may take to be there: a peer that is gone gives no sign of it.
+const QUIC_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much sooner a peer is dialled by TCP than by QUIC.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// How long the other end may leave what was sent without a sign of its arrival, or have no room for more, before the connection is
 /// given up.
@@ -55,9 +67,49 @@ fn by_address(key: &Keypair) -> Result<Transport> {
         .multiplex(MuxUpgrade)
         .timeout(UPGRADE_TIMEOUT)
         .boxed();
-    let quic = quic::tokio::Transport::new(quic::Config::new(key));
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = QUIC_TIMEOUT;
+    let quic = quic::tokio::Transport::new(config);
     let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed())
+    Ok(OrTransport::new(AfterTcp(quic), tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// Dials a little later than the transport that it wraps, for the one that is not preferred: a peer is dialled at all of its addresses at
+/// once, and the first connection is kept (RFC 8305). TCP moves more bytes a second, and tells at once when the other end is gone.
+struct AfterTcp<T>(T);
+
+impl<T: libp2p::Transport + Unpin> libp2p::Transport for AfterTcp<T>
+where
+    T::Dial: Send + 'static,
+{
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = BoxFuture<'static, Result<T::Output, T::Error>>;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<T::Error>> {
+        self.0.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.0.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
+        let dial = self.0.dial(address, options)?;
+        Ok(async move {
+            tokio::time::sleep(HEAD_START).await;
+            dial.await
+        }
+        .boxed())
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
 }
 
 /// Has the system end a connection whose other end is cut off or gone. One that is slow, and reads now and then, gives signs and is kept.

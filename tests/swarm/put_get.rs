@@ -68,3 +68,16 @@ fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
     swarm.nodes[5].get(&name, &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
 }
+
+#[test]
+fn peers_that_are_gone_cost_a_small_network_no_lookups() {
+    let mut swarm = Swarm::start(6, quick());
+    let none = Monitor::none();
+    swarm.nodes.drain(1..3);
+    let put = |seed| {
+        let payload = payload(random(3 << 20, seed));
+        swarm.nodes[0].put(&"m".parse().unwrap(), payload, &PutOptions::default(), &none).unwrap().network.unwrap()
+    };
+    // For a chunk, for the record, and as many again when the routing tables change meanwhile.
+    assert!((1..3).all(|seed| put(seed).lookups <= 4));
+}
