@@ -118,6 +118,18 @@ pub enum RefChange {
     Removal(Entity),
 }
 
+impl RefChange {
+    /// What the change is about.
+    pub fn entity(&self) -> Entity {
+        match self {
+            RefChange::Version { key, number, .. } => Entity::Version { key: key.clone(), number: *number },
+            RefChange::Label { key, label, .. } => Entity::Label { key: key.clone(), label: label.clone() },
+            RefChange::Pin { key, number, .. } => Entity::Pin { key: key.clone(), number: *number },
+            RefChange::Removal(entity) => entity.clone(),
+        }
+    }
+}
+
 /// One event of the pack log: a ref or a removal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefRecord {
@@ -137,12 +149,7 @@ const ENTITY_PIN: u64 = 2;
 impl RefRecord {
     /// What the record is about.
     pub fn entity(&self) -> Entity {
-        match &self.change {
-            RefChange::Version { key, number, .. } => Entity::Version { key: key.clone(), number: *number },
-            RefChange::Label { key, label, .. } => Entity::Label { key: key.clone(), label: label.clone() },
-            RefChange::Pin { key, number, .. } => Entity::Pin { key: key.clone(), number: *number },
-            RefChange::Removal(entity) => entity.clone(),
-        }
+        self.change.entity()
     }
 
     /// Whether it is a removal rather than a ref.

@@ -70,6 +70,12 @@ pub fn collect(
 ) -> Result<Collection> {
     let until = Instant::now() + deadline;
     let key = round_key(run, round)?;
+    if let Some(twice) =
+        (1..workers.len()).find_map(|at| workers.get(at).filter(|worker| workers[..at].contains(worker)))
+    {
+        let why = "it is named twice, and would count twice".to_owned();
+        return Err(Error::Syntax { what: "worker", input: format!("@{twice}"), why });
+    }
     let queue: Mutex<VecDeque<usize>> = Mutex::new((0..workers.len()).collect());
     let found: Mutex<Vec<Option<Version>>> = Mutex::new((0..workers.len()).map(|_| None).collect());
     // Ended with the deadline, whatever a fetch is at.

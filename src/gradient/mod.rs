@@ -58,4 +58,5 @@ pub use aggregate::{AggregateOptions, AggregateReport, aggregate, aggregate_file
 pub use contribution::{BytesContribution, Contribution, FileContribution, VersionContribution};
 #[cfg(feature = "net")]
 pub use exchange::{Collected, Collection, collect, publish, round_key};
+pub use plan::{check, unfit};
 pub use rule::{NonFinite, Rule};

@@ -73,6 +73,44 @@ impl From<Segment> for Tensor {
     }
 }
 
+/// Fails with [`Error::Input`] where a contribution is no safetensors file.
+pub fn check(contribution: &dyn Contribution) -> Result<()> {
+    read_header(contribution).map(drop)
+}
+
+/// Those of `contributions` that cannot be folded with the others, by their places, and why: they are no safetensors files, or have other
+/// tensors, dtypes or shapes than the most that agree (of as many, than the first).
+pub fn unfit(contributions: &[&dyn Contribution]) -> Vec<(usize, Error)> {
+    let mut unfit: Vec<(usize, Error)> = Vec::new();
+    // Where those are that agree, and what they agree on.
+    let mut alike: Vec<(Vec<usize>, Vec<Segment>)> = Vec::new();
+    for (place, contribution) in contributions.iter().enumerate() {
+        match read_header(*contribution) {
+            Err(error) => unfit.push((place, error)),
+            Ok(segments) => match alike.iter_mut().find(|(_, others)| difference(others, &segments).is_none()) {
+                Some((places, _)) => places.push(place),
+                None => alike.push((vec![place], segments)),
+            },
+        }
+    }
+    // Of as many, the last from the end is the first.
+    let most = (0..alike.len()).rev().max_by_key(|group| alike.get(*group).map(|(places, _)| places.len()));
+    let Some((_, agreed)) = most.map(|most| alike.swap_remove(most)) else { return unfit };
+    for (places, segments) in alike {
+        let why = format!("it does not match the others: {}", difference(&agreed, &segments).unwrap_or_default());
+        let named = places.into_iter().filter_map(|place| Some((place, *contributions.get(place)?)));
+        unfit.extend(named.map(|(place, contribution)| (place, refuse(contribution, why.clone()))));
+    }
+    unfit.sort_by_key(|(place, _)| *place);
+    unfit
+}
+
+/// What is different between the tensors of two contributions.
+fn difference(some: &[Segment], others: &[Segment]) -> Option<String> {
+    let tensors: Vec<Tensor> = some.iter().cloned().map(Tensor::from).collect();
+    find(&tensors, others).err()
+}
+
 /// An error that says `why` a contribution cannot be used.
 pub(super) fn refuse(contribution: &dyn Contribution, why: String) -> Error {
     Error::Input { path: contribution.name().into(), why }

@@ -55,6 +55,7 @@ impl Store {
             let why = format!("it lies between {} and {}", depths.start(), depths.end());
             return Err(Error::Syntax { what: "depth", input: options.depth.to_string(), why });
         }
+        let key = &self.canonical(key)?;
         let chunks = &self.inner.chunks;
         // First of all: no manifest that is read below is collected before this ends.
         let reencoding = chunks.reencode()?;

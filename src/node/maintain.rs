@@ -25,15 +25,15 @@ pub struct GcOptions {
 impl Store {
     /// Makes `label` name the version `wanted`, and no other of its key.
     pub fn tag(&self, wanted: &VersionRef, label: &Label) -> Result<RefReport> {
-        self.change_version(wanted, |number, _| {
-            Ok(vec![RefChange::Label { key: wanted.key.clone(), label: label.clone(), number }])
+        self.change_version(wanted, |key, number, _| {
+            Ok(vec![RefChange::Label { key: key.clone(), label: label.clone(), number }])
         })
     }
 
     /// Takes `label` away from `key`.
     pub fn untag(&self, key: &Key, label: &Label) -> Result<RefReport> {
         let wanted = VersionRef { key: key.clone(), version: crate::key::VersionSpec::Label(label.clone()) };
-        self.change_version(&wanted, |_, _| {
+        self.change_version(&wanted, |key, _, _| {
             Ok(vec![RefChange::Removal(Entity::Label { key: key.clone(), label: label.clone() })])
         })
     }
@@ -41,14 +41,14 @@ impl Store {
     /// Protects a version from [`remove`](Store::remove) and from its own expiry.
     pub fn pin(&self, wanted: &VersionRef) -> Result<RefReport> {
         let pin = PinEntry { created_unix_ms: Timestamp::now().0, expires_unix_ms: None };
-        self.change_version(wanted, |number, _| Ok(vec![RefChange::Pin { key: wanted.key.clone(), number, pin }]))
+        self.change_version(wanted, |key, number, _| Ok(vec![RefChange::Pin { key: key.clone(), number, pin }]))
     }
 
     /// Ends the protection of a version. One that was not pinned stays as it is.
     pub fn unpin(&self, wanted: &VersionRef) -> Result<RefReport> {
-        self.change_version(wanted, |number, refs| {
+        self.change_version(wanted, |key, number, refs| {
             let pinned = refs.pins.contains_key(&number);
-            let removal = || RefChange::Removal(Entity::Pin { key: wanted.key.clone(), number });
+            let removal = || RefChange::Removal(Entity::Pin { key: key.clone(), number });
             Ok(pinned.then(removal).into_iter().collect())
         })
     }
@@ -57,31 +57,32 @@ impl Store {
     /// difference to: they stay until [`compact`](Store::compact) makes that one do without. A pinned version is refused.
     pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
         let mut labels = Vec::new();
-        let report = self.change_version(wanted, |number, refs| {
+        let report = self.change_version(wanted, |key, number, refs| {
             if refs.pins.contains_key(&number) {
                 return Err(Error::Syntax {
                     what: "version",
-                    input: format!("{}@{number}", wanted.key),
+                    input: format!("{key}@{number}"),
                     why: "it is pinned; `caskad unpin` it first".to_owned(),
                 });
             }
             labels = labels_of(refs, number);
-            Ok(removals(&wanted.key, refs, number))
+            Ok(removals(key, refs, number))
         })?;
         Ok(RefReport { labels, ..report })
     }
 
-    /// Commits what `changes` makes of the version `wanted` and the refs of its key, while no other commit can change them.
+    /// Commits what `changes` makes of the key (under the name that refs have), the number of the version `wanted` and the refs of its key,
+    /// while no other commit can change them.
     fn change_version(
         &self,
         wanted: &VersionRef,
-        changes: impl FnOnce(u64, &KeyRefs) -> Result<Vec<RefChange>>,
+        changes: impl FnOnce(&Key, u64, &KeyRefs) -> Result<Vec<RefChange>>,
     ) -> Result<RefReport> {
         let wanted = &self.canonical_version(wanted)?;
         let mut number = 0;
         self.inner.chunks.commit_refs(|| {
             number = self.resolve(wanted)?.0;
-            changes(number, &self.inner.chunks.refs(&wanted.key)?)
+            changes(&wanted.key, number, &self.inner.chunks.refs(&wanted.key)?)
         })?;
         self.ref_report(&wanted.key, number)
     }

@@ -173,9 +173,9 @@ impl StoreOptions {
         let url = url.map(str::to_owned);
         let (mut config, config_damage) = match settings {
             Ok(config) => (config, None),
-            Err(error @ Error::Damaged { .. }) => {
-                tracing::warn!("the default settings are used: {error}");
-                (Config::default(), Some(error.to_string()))
+            Err(Error::Damaged { place, why, .. }) => {
+                tracing::warn!("{place} cannot be used, and the default settings are: {why}");
+                (Config::default(), Some(why))
             }
             Err(error) => return Err(error),
         };
@@ -257,7 +257,8 @@ impl Store {
         &self.inner.config
     }
 
-    /// Why `config.toml` is not in use, if it is there and cannot be.
+    /// Why `config.toml` is not in use, if it is there and cannot be: then the defaults are. A node must not be started on them, since an
+    /// allow-list that cannot be read would let everybody in.
     pub fn config_damage(&self) -> Option<&str> {
         self.inner.config_damage.as_deref()
     }

@@ -28,6 +28,7 @@ impl Store {
     /// bytes again heals both.
     pub fn verify(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<VerifyReport> {
         let started = Instant::now();
+        let wanted = &self.canonical_version(wanted)?;
         let (number, entry) = self.resolve(wanted)?;
         let mut damaged = Vec::new();
         let manifest = self.manifest_or_damage(&entry.manifest, &mut damaged)?;
@@ -45,7 +46,7 @@ impl Store {
         let started = Instant::now();
         let mut damaged = Vec::new();
         if let Some(why) = self.config_damage() {
-            damaged.push(Damage::new("config", why.to_owned()));
+            damaged.push(Damage::new("config", format!("config.toml: {why}")));
         }
         match self.inner.chunks.check_index() {
             Ok(false) => {}

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::chunk::Codec;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
+use crate::key::Scope;
 use crate::limits;
 use crate::refs::{RefChange, RefRecord};
 use crate::store::chunk_store::{ChunkStore, lock};
@@ -70,6 +71,12 @@ impl ChunkStore {
     }
 
     fn append_refs(&self, changes: Vec<RefChange>) -> Result<()> {
+        // A name that only this machine has a meaning for could not be read again.
+        let named = |change: &RefChange| matches!(change.entity().key().scope(), Some(Scope::Alias(_)));
+        if let Some(change) = changes.iter().find(|change| named(change)) {
+            let (input, why) = (change.entity().key().to_string(), "refs have scopes, and no aliases".to_owned());
+            return Err(Error::Syntax { what: "key", input, why });
+        }
         let mut log = lock(&self.inner.log);
         // Only a forged ref can have brought the numbers near their end. Started over, they would lose to every older one.
         if log.next_seq.checked_add(changes.len() as u64).is_none() {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use caskad::gradient::{AggregateOptions, Contribution, Rule, VersionContribution, aggregate, collect, publish};
-use caskad::{Monitor, Payload};
+use caskad::gradient::{
+    AggregateOptions, BytesContribution, Contribution, Rule, VersionContribution, aggregate, collect, publish, unfit,
+};
+use caskad::{Error, Monitor, Payload};
 
-use crate::nodes::{Swarm, quick};
+use crate::nodes::{Swarm, eventually, quick};
 
 fn contribution(value: f32) -> Vec<u8> {
     let data: Vec<u8> = (0..50_000).flat_map(|n| (value + n as f32 * 1e-3).to_le_bytes()).collect();
@@ -47,4 +49,41 @@ fn every_worker_collects_the_round_and_knows_who_is_missing() {
     let round = collect(&swarm.nodes[0], "run", 7, &workers, Duration::from_secs(30), &none).unwrap();
     assert_eq!((round.contributions.len(), round.missing.len()), (4, 0));
     publishing.join().unwrap();
+}
+
+#[test]
+fn a_contribution_ends_with_its_time_and_counts_once() {
+    let swarm = Swarm::start(5, quick());
+    let none = Monitor::none();
+    let publisher = &swarm.nodes[0];
+    let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(1.0)));
+    let ttl = Duration::from_secs(3);
+    publish(publisher, "run", 1, payload, ttl, &none).unwrap();
+    let worker = publisher.scope();
+    let ask = |node: usize| collect(&swarm.nodes[node], "run", 1, &[worker], Duration::from_millis(50), &none).unwrap();
+    let round = collect(&swarm.nodes[1], "run", 1, &[worker], Duration::from_secs(30), &none).unwrap();
+    assert_eq!((round.contributions.len(), round.missing.len()), (1, 0));
+    // Long before the leases of this network would.
+    eventually("nobody has it any more", || ask(2).missing == [worker]);
+    assert!(ask(3).contributions.is_empty());
+    let twice = collect(&swarm.nodes[1], "run", 2, &[worker, worker], Duration::from_millis(50), &none);
+    assert!(matches!(twice, Err(Error::Syntax { what: "worker", .. })));
+}
+
+#[test]
+fn who_does_not_fit_is_told_from_the_rest() {
+    let named = |name: &str, bytes: Vec<u8>| BytesContribution::new(name, bytes);
+    let mut renamed = contribution(4.0);
+    let at = renamed.windows(3).position(|bytes| bytes == b"\"w\"").unwrap();
+    renamed[at + 1] = b'v';
+    let all = [
+        named("renamed", renamed),
+        named("first", contribution(1.0)),
+        named("junk", b"junk".to_vec()),
+        named("second", contribution(2.0)),
+    ];
+    let all: Vec<&dyn Contribution> = all.iter().map(|one| one as &dyn Contribution).collect();
+    let unfit = unfit(&all);
+    assert_eq!(unfit.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 2]);
+    assert!(unfit[0].1.to_string().contains("it has no tensor \"w\""), "{}", unfit[0].1);
 }

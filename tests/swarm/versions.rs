@@ -151,3 +151,28 @@ fn every_node_sees_the_newest_record() {
     let latest = |node: usize| swarm.nodes[node].log(&scoped, &none).unwrap().last().unwrap().version;
     assert_eq!((latest(1), latest(2), latest(3)), (2, 2, 2));
 }
+
+#[test]
+fn a_version_of_anothers_is_kept_by_the_name_that_its_scope_has_here() {
+    let swarm = Swarm::start(4, quick());
+    let none = Monitor::none();
+    let bytes = random(1 << 20, 9);
+    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    let reader = &swarm.nodes[3];
+    let store = reader.store();
+    store.set_alias("alice", swarm.nodes[0].scope()).unwrap();
+    let version: caskad::VersionRef = "@alice/m@1".parse().unwrap();
+    let out = swarm.dir.path().join("out");
+    reader.get(&version, &out, &GetOptions::default(), &none).unwrap();
+    assert!(store.pin(&version).unwrap().pinned);
+    let label = "mine".parse().unwrap();
+    assert_eq!(store.tag(&version, &label).unwrap().labels, [label.clone()]);
+    assert!(store.verify(&version, &none).unwrap().ok);
+    let shown = store.show(&format!("@{}/m@1", swarm.nodes[0].scope()).parse().unwrap()).unwrap();
+    assert!(shown.summary.pinned && shown.summary.labels == [label]);
+    assert!(matches!(store.remove(&version), Err(Error::Syntax { .. })), "it is pinned");
+    assert!(!store.unpin(&version).unwrap().pinned);
+    store.compact(&version.key, Default::default(), &none).unwrap();
+    store.remove(&version).unwrap();
+    assert!(matches!(store.show(&version), Err(Error::NotFound { .. })));
+}

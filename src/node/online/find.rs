@@ -155,18 +155,7 @@ impl NodeInner {
     ) -> Result<(Catalogue, Option<PeerId>)> {
         let scope = Self::foreign(key)?;
         let Some(signed) = self.find_record(&scope, key.name(), look).await? else {
-            let listed = match look {
-                Look::Newest => self.find_listing(&scope, monitor).await.unwrap_or_default(),
-                // Whoever looks for what is published once looks again, and can do without names like it.
-                Look::First => BTreeMap::new(),
-            };
-            let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
-            return Err(Error::NotFound {
-                what: "key",
-                name: key.name().to_owned(),
-                place: format!("scope @{scope}"),
-                nearest,
-            });
+            return Err(self.unknown_key(key, &scope, look, monitor).await);
         };
         let publisher = peer_of(&signed.record.peer);
         let bytes = match signed.record.catalogue {
@@ -174,7 +163,24 @@ impl NodeInner {
             CataloguePlace::Chunks(body) => self.document(body, publisher, monitor).await?,
         };
         let catalogue = over(&bytes, Catalogue::decode);
-        Ok((catalogue.map_err(|why| malformed("catalogue", key, &why.to_string()))?, publisher))
+        let mut catalogue = catalogue.map_err(|why| malformed("catalogue", key, &why.to_string()))?;
+        // A record may hold a while longer than some of the versions that it names.
+        let now = NodeInner::now();
+        catalogue.versions.retain(|_, version| version.entry.expires_unix_ms.is_none_or(|end| end > now));
+        match catalogue.versions.is_empty() {
+            true => Err(self.unknown_key(key, &scope, look, monitor).await),
+            false => Ok((catalogue, publisher)),
+        }
+    }
+
+    async fn unknown_key(&self, key: &Key, scope: &ScopeKey, look: Look, monitor: &Monitor) -> Error {
+        let listed = match look {
+            Look::Newest => self.find_listing(scope, monitor).await.unwrap_or_default(),
+            // Whoever looks for what is published once looks again, and can do without names like it.
+            Look::First => BTreeMap::new(),
+        };
+        let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
+        Error::NotFound { what: "key", name: key.name().to_owned(), place: format!("scope @{scope}"), nearest }
     }
 
     /// The keys that `scope` has published.

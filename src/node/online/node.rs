@@ -125,6 +125,10 @@ impl Node {
             path: "the store".into(),
             why: "a node needs a store in a directory, to keep its key and its leases".to_owned(),
         })?;
+        if let Some(why) = store.config_damage() {
+            // Its settings say who may connect.
+            return Err(Error::Input { path: directory.join("config.toml"), why: why.to_owned() });
+        }
         store.leases()?;
         let identity = store.identity()?;
         let key = peer_keypair(&Identity::load_or_create(&directory.join("peer.key"))?)?;

@@ -86,7 +86,7 @@ impl NodeInner {
         let mut catalogue = Catalogue::default();
         // The last one is placed together with the catalogue, where that has to be placed.
         let mut unplaced: Option<Unplaced> = None;
-        for (number, entry) in &refs.versions {
+        for (number, entry) in &published(&refs) {
             if let Some(version) = unplaced.take() {
                 placed.add(self.place_version(version, monitor).await?);
             }
@@ -96,10 +96,12 @@ impl NodeInner {
             catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
         }
         let Some((latest, version)) = catalogue.versions.last_key_value() else {
-            // Nothing is left: the record ends with its time, and the listing no longer names the key.
+            // Nothing is left: the record ends with its time, and the listing does not name the key any more.
             return Ok(placed);
         };
         let (latest, manifest) = (*latest, version.manifest);
+        let ends = catalogue.versions.values().map(|version| version.entry.expires_unix_ms.unwrap_or(u64::MAX));
+        let expires_unix_ms = ends.max().unwrap_or(u64::MAX);
         let catalogue = catalogue.encode();
         let mut record = Record {
             publisher: self.identity.scope(),
@@ -108,7 +110,7 @@ impl NodeInner {
             version: latest,
             manifest,
             catalogue: CataloguePlace::Inline(Vec::new()),
-            expires_unix_ms: 0,
+            expires_unix_ms,
             peer: self.owner,
         };
         let version = async {
@@ -198,13 +200,13 @@ impl NodeInner {
         Ok((document.body, placed))
     }
 
-    /// Puts a record, for which its number and its end are yet to be found. What it points at is placed.
+    /// Puts a record, for which its number is yet to be found, and which ends with a lease at the latest. What it points at is placed.
     async fn publish_record(&self, mut record: Record) -> Result<()> {
         let (publisher, name) = (record.publisher, record.name.clone());
         let known = self.tables.published(&name)?.map_or(0, |published| published.seq);
         let seen = self.tables.seen(&Record::key(&publisher, &name))?.unwrap_or(0);
         record.seq = known.max(seen) + 1;
-        record.expires_unix_ms = self.lease_end();
+        record.expires_unix_ms = record.expires_unix_ms.min(self.lease_end());
         match self.put_record(record.clone()).await {
             Err(error) => match self.find_record(&publisher, &name, Look::Newest).await? {
                 // Somebody who shares the scope's key has published meanwhile: this comes after that.
@@ -264,8 +266,9 @@ impl NodeInner {
         let _turn = self.publishing.lock().await;
         let mut listing = Listing::default();
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
-            if let Some((latest, entry)) = refs.versions.last_key_value() {
-                let (versions, bytes) = (refs.versions.len() as u64, entry.bytes);
+            let published = published(refs);
+            if let Some((latest, entry)) = published.last_key_value() {
+                let (versions, bytes) = (published.len() as u64, entry.bytes);
                 let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms: entry.created_unix_ms };
                 listing.keys.insert(key.clone(), listed);
             }
@@ -280,7 +283,7 @@ impl NodeInner {
             version: 0,
             manifest: listing,
             catalogue: CataloguePlace::Chunks(listing),
-            expires_unix_ms: 0,
+            expires_unix_ms: u64::MAX,
             peer: self.owner,
         })
         .await?;
@@ -288,10 +291,26 @@ impl NodeInner {
     }
 }
 
+/// The versions of a key whose time is not up. Those that are pinned have no end.
+fn published(refs: &KeyRefs) -> BTreeMap<u64, VersionEntry> {
+    let now = NodeInner::now();
+    let mut versions = without_pinned_ends(refs);
+    versions.retain(|_, entry| entry.expires_unix_ms.is_none_or(|end| end > now));
+    versions
+}
+
+fn without_pinned_ends(refs: &KeyRefs) -> BTreeMap<u64, VersionEntry> {
+    let mut versions = refs.versions.clone();
+    for (_, entry) in versions.iter_mut().filter(|(number, _)| refs.pins.contains_key(number)) {
+        entry.expires_unix_ms = None;
+    }
+    versions
+}
+
 /// What tells one state of a key's refs from another.
 pub(super) fn fingerprint(refs: &KeyRefs) -> Hash {
     let mut catalogue = Catalogue::default();
-    for (number, entry) in &refs.versions {
+    for (number, entry) in &without_pinned_ends(refs) {
         let manifest = Body { hash: entry.manifest, len: entry.manifest_bytes, pieces: None };
         let labels = labels_of(refs, *number);
         catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });

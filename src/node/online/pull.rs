@@ -231,8 +231,8 @@ impl NodeInner {
         let whole = indexes.len() == version.manifest.chunks.len();
         let bytes_wanted = indexes.iter().filter_map(|index| version.manifest.chunks.get(*index));
         monitor.begin("fetch", bytes_wanted.map(|chunk| u64::from(chunk.len)).sum());
-        let terms =
-            LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: self.lease_end() };
+        let expires = self.lease_end().min(version.entry.expires_unix_ms.unwrap_or(u64::MAX));
+        let terms = LeaseTerms { manifest: version.entry.manifest, owner: self.owner, expires_unix_ms: expires };
         let (store, key, manifest) = (self.store.clone(), wanted.key.clone(), version.manifest.clone());
         let (intake, missing) = blocking(move || {
             let intake = Arc::new(store.intake(terms)?);
@@ -262,7 +262,7 @@ impl NodeInner {
         };
         let adopts = whole && fetched.is_ok();
         let (store, key) = (self.store.clone(), wanted.key.clone());
-        let (number, labels, expires) = (found.number, found.version.labels, self.lease_end());
+        let (number, labels) = (found.number, found.version.labels);
         let settled = blocking(move || {
             // Makes durable what came as well, and the lease on it needs no sync of the packs of its own.
             let adopted = if adopts { store.adopt(&key, number, &bytes, &labels, Some(expires)) } else { Ok(()) };

@@ -25,16 +25,17 @@ const TOKEN_FILE_BYTES: u64 = 4 << 10;
 /// Settings that go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Preset {
-    /// Buckets of 32, 8 requests at once, 5 replicas
+    /// Buckets of 32, 8 requests at once, 5 replicas, compared every 30 minutes and kept for 48 hours
     HighThroughput,
-    /// Buckets of 10, 2 requests at once, 2 replicas
+    /// Buckets of 10, 2 requests at once, 2 replicas, compared every 2 hours and kept for 12 hours
     LowLatency,
 }
 
 /// Run the store as a node: keep chunks on peers, and fetch them from there
 ///
 /// While it runs, every other command on the same store goes through it. What was put before it started is published as well. It ends
-/// in good order on SIGINT and SIGTERM. Flags go before `[network]` in the store's `config.toml`, which goes before a preset.
+/// in good order on SIGINT and SIGTERM. Flags go before a preset, and that before `[network]` in the store's `config.toml`; peers to join and
+/// to allow are those of both.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

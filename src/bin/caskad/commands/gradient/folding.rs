@@ -9,11 +9,11 @@ use serde::Serialize;
 use crate::commands::is_dash;
 use crate::context::Context;
 use crate::failure::Result;
-use crate::output::{count, rate, size};
+use crate::output::{count, plain, rate, size};
 use crate::table::fields;
 use crate::target::{Stream, Target};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Folding {
     /// Where to: a file, a directory to put `aggregate.safetensors` in, or `-` for standard output
     #[arg(short, long, value_name = "PATH")]
@@ -23,7 +23,7 @@ pub(super) struct Folding {
     mean: bool,
     /// Their weighted mean: one weight for each gradient, in order
     #[arg(long, group = "rule", value_name = "W,W,…", value_delimiter = ',', allow_negative_numbers = true)]
-    weights: Option<Vec<f64>>,
+    pub(super) weights: Option<Vec<f64>>,
     /// The mean of what is left without this share of the least and of the greatest values: 0 to below 0.5
     #[arg(long, group = "rule", value_name = "F", allow_negative_numbers = true)]
     trimmed_mean: Option<f64>,
@@ -38,21 +38,36 @@ pub(super) struct Folding {
     force: bool,
 }
 
-/// What was folded, and whose gradients were not there to be.
+/// What was folded, and whose gradients were not.
 #[derive(Debug, Serialize)]
 struct Folded {
     #[serde(flatten)]
     report: AggregateReport,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missing: Option<Vec<String>>,
+    #[serde(flatten)]
+    absent: Option<Absent>,
+}
+
+/// Workers whose gradients are not in the result.
+#[derive(Debug, Serialize)]
+pub(super) struct Absent {
+    /// They had published nothing in time.
+    pub(super) missing: Vec<String>,
+    /// What they have published cannot be folded with the rest.
+    pub(super) unfit: Vec<Unfit>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Unfit {
+    pub(super) worker: String,
+    pub(super) why: String,
 }
 
 impl Folding {
-    /// Folds the contributions. `missing` are those who were asked for theirs in vain, where somebody was asked.
+    /// Folds the contributions. `absent` are those whose are not among them, where somebody was asked for theirs.
     pub(super) fn fold(
         &self,
         contributions: &[&dyn Contribution],
-        missing: Option<Vec<String>>,
+        absent: Option<Absent>,
         context: &Context,
     ) -> Result<()> {
         let mut options = AggregateOptions::default();
@@ -64,12 +79,12 @@ impl Folding {
             Target::Path(path) => {
                 let report = gradient::aggregate_file(contributions, &rule, &options, &path, monitor)?;
                 let path = context.console().shown(&path).to_string();
-                context.confirm(&Folded { report, missing }, |folded| describe(folded, &path))
+                context.confirm(&Folded { report, absent }, |folded| describe(folded, &path))
             }
             Target::Stream(stream) => {
                 let out = &mut *stream.open(context.console())?;
                 let report = gradient::aggregate(contributions, &rule, &options, out, monitor)?;
-                let folded = Folded { report, missing };
+                let folded = Folded { report, absent };
                 match stream {
                     Stream::Stdout => context.confirm_beside(&folded),
                     Stream::Special(path) => {
@@ -110,8 +125,10 @@ fn describe(folded: &Folded, path: &str) -> String {
     if report.dropped > 0 {
         text.insert(1, ("left out", format!("{} that were not finite", count(report.dropped, "value"))));
     }
-    let missing = folded.missing.iter().flatten();
-    text.extend(missing.map(|worker| ("missing", format!("@{worker}"))));
+    if let Some(Absent { missing, unfit }) = &folded.absent {
+        text.extend(missing.iter().map(|worker| ("missing", format!("@{worker}"))));
+        text.extend(unfit.iter().map(|Unfit { worker, why }| ("unfit", format!("@{worker}: {}", plain(why)))));
+    }
     let gradients = count(report.contributions, "gradient");
     format!("{} of {gradients} as {path}\n{}", report.rule, fields("  ", &text))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caskad::Payload;
-use caskad::gradient::publish;
+use caskad::gradient::{FileContribution, check, publish};
 use clap::Args;
 
 use crate::context::Context;
@@ -34,7 +34,9 @@ pub(super) struct Publish {
 impl Publish {
     pub(super) fn run(&self, context: &Context) -> Result<Exit> {
         let node = context.needed_node()?;
-        let payload = Payload::path(context.path(&self.file));
+        let file = context.path(&self.file);
+        check(&FileContribution::open(&file)?)?;
+        let payload = Payload::path(file);
         let report = publish(node, &self.run, self.round, payload, self.ttl, context.monitor())?;
         context.confirm(&report, |report| {
             let took = rate(report.bytes, report.seconds);
