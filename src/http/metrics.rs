@@ -198,6 +198,7 @@ fn register_node(registry: &mut Registry, health: &Health) {
     gauge(registry, "connected_peers", "Peers with a connection", None, health.connected_peers as u64);
     gauge(registry, "known_peers", "Peers in the routing table", None, health.known_peers as u64);
     gauge(registry, "leases", "Leases of others on chunks kept here", None, health.leases as u64);
+    gauge(registry, "unpublished_keys", "Keys that are yet to be published", None, health.unpublished);
     gauge(
         registry,
         "under_replicated_chunks",

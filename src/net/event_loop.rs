@@ -14,7 +14,7 @@ use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{SwarmEvent, dial_opts};
+use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -187,6 +187,8 @@ pub(crate) struct EventLoop {
     dials: HashMap<PeerId, Vec<oneshot::Sender<Result<()>>>>,
     connected: BTreeMap<PeerId, Vec<Multiaddr>>,
     join: Vec<Multiaddr>,
+    /// Those of `join` that the user has named and that have not failed yet.
+    named: Vec<Multiaddr>,
 }
 
 /// How often a node without peers tries again to join.
@@ -213,6 +215,7 @@ impl EventLoop {
             dials: HashMap::new(),
             connected: BTreeMap::new(),
             join,
+            named: config.join.clone(),
         };
         (handle, event_loop)
     }
@@ -255,7 +258,7 @@ impl EventLoop {
                     self.listens.insert(listener, answer);
                 }
                 Err(error) => {
-                    let _ = answer.send(Err(cannot_listen(&address, &error.to_string())));
+                    let _ = answer.send(Err(cannot_listen(&address, &cause(&error))));
                 }
             },
             Command::Dial(address) => self.dial(address),
@@ -306,10 +309,7 @@ impl EventLoop {
             .build();
         match self.swarm.dial(options) {
             // Somebody else's dial is under way: its end is ours.
-            Ok(())
-            | Err(libp2p::swarm::DialError::DialPeerConditionFalse(
-                dial_opts::PeerCondition::DisconnectedAndNotDialing,
-            )) => {}
+            Ok(()) | Err(DialError::DialPeerConditionFalse(PeerCondition::DisconnectedAndNotDialing)) => {}
             Err(error) => self.dialled(peer.peer, Some(error.to_string())),
         }
     }
@@ -361,7 +361,7 @@ impl EventLoop {
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let Some(answer) = self.listens.remove(&listener_id) {
-                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
+                    let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| cause(&error));
                     let _ = answer.send(Err(cannot_listen(&Multiaddr::empty(), &why)));
                 }
             }
@@ -376,11 +376,25 @@ impl EventLoop {
                 self.connected.remove(&peer_id);
                 let _ = self.events.send(PeerEvent::Went(peer_id));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                tracing::debug!("{peer} cannot be reached: {error}");
-                self.dialled(peer, Some(error.to_string()));
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                self.warn_of_join(&error);
+                if let Some(peer) = peer_id {
+                    tracing::debug!("{peer} cannot be reached: {error}");
+                    self.dialled(peer, Some(error.to_string()));
+                }
             }
             _ => {}
+        }
+    }
+
+    /// Tells the user, once, that a peer cannot be joined through.
+    fn warn_of_join(&mut self, error: &DialError) {
+        let DialError::Transport(tried) = error else { return };
+        for (address, why) in tried {
+            if let Some(named) = self.named.iter().position(|named| named == address) {
+                self.named.swap_remove(named);
+                tracing::warn!("cannot join through {address}, which is tried again: {}", cause(why));
+            }
         }
     }
 
@@ -472,6 +486,13 @@ impl EventLoop {
         });
         NetworkView { listening: listening.collect(), connected: connected.collect(), known, bucket_sizes }
     }
+}
+
+/// What an error comes from: those of transports are wrapped many times, in words that say nothing.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    let inner = wrapped.map(|error| error as _).or_else(|| error.source());
+    inner.map(cause).filter(|text| !text.is_empty()).unwrap_or_else(|| error.to_string())
 }
 
 fn cannot_listen(address: &Multiaddr, why: &str) -> Error {

@@ -166,7 +166,7 @@ fn a_version_of_anothers_is_kept_by_the_name_that_its_scope_has_here() {
     reader.get(&version, &out, &GetOptions::default(), &none).unwrap();
     assert!(store.pin(&version).unwrap().pinned);
     let label = "mine".parse().unwrap();
-    assert_eq!(store.tag(&version, &label).unwrap().labels, [label.clone()]);
+    assert_eq!(store.tag(&version, &label).unwrap().labels, std::slice::from_ref(&label));
     assert!(store.verify(&version, &none).unwrap().ok);
     let shown = store.show(&format!("@{}/m@1", swarm.nodes[0].scope()).parse().unwrap()).unwrap();
     assert!(shown.summary.pinned && shown.summary.labels == [label]);

@@ -117,10 +117,11 @@ fn interrupt(monitor: &Monitor, node: bool) {
 /// Log lines go to standard error. With `--json` they would mix with what a script parses there, so then only on request.
 fn start_log(global: &Global) {
     let level = match (global.verbose, global.quiet, global.json && !global.log_json) {
-        (0, false, false) => "warn",
+        // A first node has nobody to ask, which Kademlia warns of each time.
+        (0, false, false) => "warn,libp2p_kad=error",
         (0, true, false) => "error",
         (0, _, true) => "off",
-        (1, ..) => "caskad=debug,warn",
+        (1, ..) => "caskad=debug,warn,libp2p_kad=error",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -41,6 +41,8 @@ pub struct Health {
     pub stored_bytes: u64,
     /// Leases of others on chunks that are kept here.
     pub leases: usize,
+    /// Keys of this store that are not in the network as they are here, or on too few peers; the node goes on trying.
+    pub unpublished: u64,
     /// Chunks that the last comparison found on too few peers.
     pub under_replicated: u64,
     /// When the placement groups held here were last compared with their other holders.
@@ -94,6 +96,10 @@ impl Node {
         let view = self.block_on(self.inner.handle.view())?;
         let leases = self.inner.store.leases()?.all();
         let (links, served) = (&self.inner.links, &self.inner.served);
+        let mut unpublished = 0;
+        for (key, refs) in self.inner.store.inner.chunks.all_refs("")?.iter().filter(|(key, _)| key.scope().is_none()) {
+            unpublished += u64::from(!self.inner.is_published(key, refs)?);
+        }
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Health {
             peer_id: self.peer_id().to_string(),
@@ -108,6 +114,7 @@ impl Node {
             stored_chunks: stat.chunks,
             stored_bytes: stat.stored_bytes,
             leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
+            unpublished,
             under_replicated: count(&self.inner.under_replicated),
             compared_seconds_ago: lock(&self.inner.compared).map(|at| at.elapsed().as_secs_f64()),
             refused_records: count(&self.inner.refused_records),

@@ -142,9 +142,7 @@ impl NodeInner {
         let mut first = None;
         let mut changed = renew;
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
-            let published = self.tables.published(key.as_str())?;
-            let current = published.is_some_and(|published| published.complete && published.refs == fingerprint(refs));
-            if current && !renew {
+            if self.is_published(key, refs)? && !renew {
                 continue;
             }
             changed = true;
@@ -157,6 +155,12 @@ impl NodeInner {
             self.publish_listing(&all, &Monitor::none()).await?;
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// Whether a key is in the network as it is here, on as many peers as it should be.
+    pub(super) fn is_published(&self, key: &Key, refs: &KeyRefs) -> Result<bool> {
+        let published = self.tables.published(key.as_str())?;
+        Ok(published.is_some_and(|published| published.complete && published.refs == fingerprint(refs)))
     }
 
     /// Compares the groups that are held here with their other holders, and brings those what they lack, if this node is the first in rank

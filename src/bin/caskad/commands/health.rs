@@ -33,6 +33,10 @@ fn describe(health: &Report) -> String {
         count(health.refused_requests, "request"),
         count(health.broken_streams, "broken stream")
     );
+    let lacking = match health.compared_seconds_ago {
+        None => "not compared with peers yet".to_owned(),
+        Some(_) => format!("{} on too few peers", count(health.under_replicated, "chunk")),
+    };
     let text = [
         ("peer", health.peer_id.clone()),
         ("scope", format!("@{}", health.scope)),
@@ -42,7 +46,8 @@ fn describe(health: &Report) -> String {
         ("buckets", joined(&health.bucket_sizes)),
         ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
         ("keeps", format!("{} of other peers", count(health.leases as u64, "lease"))),
-        ("lacking", format!("{} on too few peers", count(health.under_replicated, "chunk"))),
+        ("waiting", format!("{} to be published", count(health.unpublished, "key"))),
+        ("lacking", lacking),
         ("refused", refused),
         ("traffic", format!("{} sent, {} received", size(health.sent_bytes), size(health.received_bytes))),
         ("up", uptime.to_string()),
