@@ -94,15 +94,23 @@ fn documents() -> Vec<(&'static str, Vec<u8>)> {
         single: true,
         meta: Meta::default(),
     };
-    let version = CataloguedVersion { manifest: body, entry, labels: vec!["best".parse().unwrap()] };
+    let version = CataloguedVersion { manifest: body, entry, labels: vec!["best".parse().unwrap()], peer: None };
+    let shared = CataloguedVersion { peer: Some([0x78; 32]), ..version.clone() };
+    let shared = Catalogue { versions: [(3, version.clone()), (4, shared)].into() }.encode();
     let catalogue = Catalogue { versions: [(3, version)].into() }.encode();
     let whole = Record { manifest: body, catalogue: CataloguePlace::Inline(catalogue.clone()), ..record.clone() };
-    let listed = ListedKey { versions: 3, latest: 3, bytes: 1 << 33, created_unix_ms: 1_767_225_600_000 };
+    let listed = ListedKey { versions: 3, latest: 3, bytes: 1 << 33, created_unix_ms: 1_767_225_600_000, peer: None };
     vec![
         ("record", record.sign(&identity()).bytes().to_vec()),
         ("record-with-catalogue", whole.sign(&identity()).bytes().to_vec()),
         ("catalogue", catalogue),
-        ("listing", Listing { keys: [("team/model".parse().unwrap(), listed)].into() }.encode()),
+        ("catalogue-of-two-machines", shared),
+        ("listing", Listing { keys: [("team/model".parse().unwrap(), listed.clone())].into() }.encode()),
+        ("listing-of-two-machines", {
+            let shared = ListedKey { peer: Some([0x78; 32]), ..listed.clone() };
+            let keys = [("team/model".parse().unwrap(), listed), ("team/other".parse().unwrap(), shared)];
+            Listing { keys: keys.into() }.encode()
+        }),
     ]
 }
 

@@ -21,6 +21,8 @@ pub struct CataloguedVersion {
     pub entry: VersionEntry,
     /// Its labels, sorted.
     pub labels: Vec<Label>,
+    /// The peer that published it, by its ed25519 key, where that is another than the record's.
+    pub peer: Option<[u8; 32]>,
 }
 
 /// The versions of a key by number.
@@ -41,6 +43,8 @@ pub struct ListedKey {
     pub bytes: u64,
     /// When that was stored, in milliseconds since 1970.
     pub created_unix_ms: u64,
+    /// The peer that published it, by its ed25519 key, where that is another than the record's.
+    pub peer: Option<[u8; 32]>,
 }
 
 /// The keys of a scope by name.
@@ -60,12 +64,13 @@ impl Catalogue {
         writer.uint(1);
         writer.array(self.versions.len());
         for (number, version) in &self.versions {
-            writer.array(4);
+            writer.array(4 + usize::from(version.peer.is_some()));
             writer.uint(*number);
             encode_body(&mut writer, &version.manifest);
             encode_version(&mut writer, &version.entry);
             writer.array(version.labels.len());
             version.labels.iter().for_each(|label| writer.text(label.as_str()));
+            version.peer.iter().for_each(|peer| writer.bytes(peer));
         }
         writer.0
     }
@@ -77,8 +82,9 @@ impl Catalogue {
         let mut versions = BTreeMap::new();
         let count = open(reader, "catalogue")?;
         for _ in 0..count {
-            if reader.array("catalogued version", 4)? != 4 {
-                return Err(reader.malformed("catalogued version", "it is not [number, body, entry, labels]"));
+            let items = reader.array("catalogued version", 5)?;
+            if items < 4 {
+                return Err(reader.malformed("catalogued version", "it is not [number, body, entry, labels, peer]"));
             }
             let number = reader.uint("version number")?;
             let manifest = decode_body(reader)?;
@@ -94,10 +100,11 @@ impl Catalogue {
                 }
                 labels.push(label);
             }
+            let peer = if items == 5 { Some(reader.byte_array("peer")?) } else { None };
             if versions.last_key_value().is_some_and(|(last, _)| *last >= number) {
                 return Err(reader.malformed("catalogue", "its versions are not in order, each once"));
             }
-            versions.insert(number, CataloguedVersion { manifest, entry, labels });
+            versions.insert(number, CataloguedVersion { manifest, entry, labels, peer });
         }
         reader.finish("catalogue")?;
         Ok(Catalogue { versions })
@@ -114,11 +121,12 @@ impl Listing {
         writer.uint(1);
         writer.array(self.keys.len());
         for (key, listed) in &self.keys {
-            writer.array(5);
+            writer.array(5 + usize::from(listed.peer.is_some()));
             writer.text(key.as_str());
             for number in [listed.versions, listed.latest, listed.bytes, listed.created_unix_ms] {
                 writer.uint(number);
             }
+            listed.peer.iter().for_each(|peer| writer.bytes(peer));
         }
         writer.0
     }
@@ -130,8 +138,9 @@ impl Listing {
         let mut keys: BTreeMap<Key, ListedKey> = BTreeMap::new();
         let count = open(reader, "listing")?;
         for _ in 0..count {
-            if reader.array("listed key", 5)? != 5 {
-                return Err(reader.malformed("listed key", "it is not [name, versions, latest, bytes, time]"));
+            let items = reader.array("listed key", 6)?;
+            if items < 5 {
+                return Err(reader.malformed("listed key", "it is not [name, versions, latest, bytes, time, peer]"));
             }
             let key: Key = reader.parsed("key", limits::KEY_BYTES)?;
             let listed = ListedKey {
@@ -139,6 +148,7 @@ impl Listing {
                 latest: reader.uint("latest version")?,
                 bytes: reader.uint("payload length")?,
                 created_unix_ms: reader.uint("creation time")?,
+                peer: if items == 6 { Some(reader.byte_array("peer")?) } else { None },
             };
             if key.scope().is_some() || keys.last_key_value().is_some_and(|(last, _)| *last >= key) {
                 return Err(reader.malformed("listing", "its keys are not plain names in order, each once"));
@@ -179,16 +189,22 @@ mod tests {
             single: true,
             meta: Meta::default(),
         };
-        CataloguedVersion { manifest, entry, labels: vec!["best".parse().unwrap(), "last".parse().unwrap()] }
+        CataloguedVersion {
+            manifest,
+            entry,
+            labels: vec!["best".parse().unwrap(), "last".parse().unwrap()],
+            peer: None,
+        }
     }
 
     #[test]
     fn both_round_trip_and_take_no_other_order() {
-        let catalogue = Catalogue { versions: [(1, version(1)), (7, version(7))].into() };
+        let anothers = CataloguedVersion { peer: Some([5; 32]), ..version(7) };
+        let catalogue = Catalogue { versions: [(1, version(1)), (7, anothers)].into() };
         assert_eq!(Catalogue::decode(&catalogue.encode()), Ok(catalogue.clone()));
-        let listed = ListedKey { versions: 2, latest: 7, bytes: 3, created_unix_ms: 4 };
-        let listing =
-            Listing { keys: [("a".parse().unwrap(), listed.clone()), ("b/c".parse().unwrap(), listed)].into() };
+        let listed = ListedKey { versions: 2, latest: 7, bytes: 3, created_unix_ms: 4, peer: None };
+        let anothers = ListedKey { peer: Some([5; 32]), ..listed.clone() };
+        let listing = Listing { keys: [("a".parse().unwrap(), listed), ("b/c".parse().unwrap(), anothers)].into() };
         assert_eq!(Listing::decode(&listing.encode()), Ok(listing.clone()));
         for len in 0..catalogue.encode().len() {
             assert!(Catalogue::decode(&catalogue.encode()[..len]).is_err());

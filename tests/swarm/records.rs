@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::net::transport;
-use caskad::{Hash, Identity, Monitor, PutOptions, limits};
+use caskad::{GetOptions, Hash, Identity, Monitor, Node, PutOptions, Store, limits};
 use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, QueryId, QueryResult, Quorum, store::MemoryStore};
@@ -13,7 +13,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm as Libp2pSwarm, identify};
 use tokio::runtime::Runtime;
 
-use crate::nodes::{Swarm, eventually, payload, quick, random};
+use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -170,4 +170,43 @@ fn nobody_changes_a_record_of_anothers() {
 /// What a peer that has just come reads.
 fn scribe_read(addresses: &[Multiaddr], key: &Hash) -> Vec<u8> {
     Scribe::join(addresses).read(key)
+}
+
+#[test]
+fn machines_that_share_a_scope_publish_side_by_side() {
+    let mut swarm = Swarm::start(4, quick());
+    let none = Monitor::none();
+    let other = swarm.store(4);
+    drop(Store::open(&other).unwrap());
+    std::fs::copy(swarm.store(0).join("identity.key"), other.join("identity.key")).unwrap();
+    let second = swarm.add();
+    swarm.settle();
+    let first = swarm.nodes[0].clone();
+    let scope = first.scope();
+    assert_eq!(second.scope(), scope);
+    let put = |node: &Node, key: &str, seed| {
+        node.put(&key.parse().unwrap(), payload(random(300_000, seed)), &PutOptions::default(), &none)
+    };
+    put(&first, "k/a", 1).unwrap();
+    put(&first, "k/f", 2).unwrap();
+    put(&second, "k/b", 3).unwrap();
+    // The same number would be another version.
+    assert!(put(&second, "k/f", 4).unwrap_err().to_string().contains("shares this scope"));
+    put(&first, "k/a", 5).unwrap();
+    let names = |node: &Node| -> Vec<String> {
+        node.keys_of(&scope, &none).unwrap().iter().map(|key| key.key.name().to_owned()).collect()
+    };
+    for node in &swarm.nodes {
+        eventually("the keys of both are listed", || names(node) == ["k/a", "k/b", "k/f"]);
+    }
+    let out = swarm.dir.path().join("out");
+    let get = |node: &Node, key: &str, seed| {
+        node.get(&key.parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
+        assert!(restored(&out) == random(300_000, seed));
+        std::fs::remove_file(&out).unwrap();
+    };
+    get(&swarm.nodes[2], &format!("@{scope}/k/f"), 2);
+    get(&swarm.nodes[2], &format!("@{scope}/k/b"), 3);
+    get(&second, "k/a@2", 5);
+    get(&first, "k/b", 3);
 }

@@ -62,7 +62,7 @@ pub(super) struct Missing {
 pub(super) struct FoundVersion {
     pub(super) number: u64,
     pub(super) version: CataloguedVersion,
-    /// The peer that published it, or a later one.
+    /// The peer that published it.
     pub(super) publisher: Option<PeerId>,
 }
 
@@ -152,25 +152,32 @@ impl NodeInner {
         key: &Key,
         look: Look,
         monitor: &Monitor,
-    ) -> Result<(Catalogue, Option<PeerId>)> {
+    ) -> Result<(Catalogue, [u8; 32])> {
         let scope = Self::foreign(key)?;
         let Some(signed) = self.find_record(&scope, key.name(), look).await? else {
             return Err(self.unknown_key(key, &scope, look, monitor).await);
         };
-        let publisher = peer_of(&signed.record.peer);
-        let bytes = match signed.record.catalogue {
-            CataloguePlace::Inline(bytes) => bytes,
-            CataloguePlace::Chunks(body) => self.document(body, publisher, monitor).await?,
-        };
-        let catalogue = over(&bytes, Catalogue::decode);
-        let mut catalogue = catalogue.map_err(|why| malformed("catalogue", key, &why.to_string()))?;
+        let mut catalogue = self.catalogue_in(&signed, key, monitor).await?;
         // A record may hold a while longer than some of the versions that it names.
         let now = NodeInner::now();
         catalogue.versions.retain(|_, version| version.entry.expires_unix_ms.is_none_or(|end| end > now));
         match catalogue.versions.is_empty() {
             true => Err(self.unknown_key(key, &scope, look, monitor).await),
-            false => Ok((catalogue, publisher)),
+            false => Ok((catalogue, signed.record.peer)),
         }
+    }
+
+    /// The catalogue that a record of `key` contains or points at.
+    pub(super) async fn catalogue_in(&self, signed: &SignedRecord, key: &Key, monitor: &Monitor) -> Result<Catalogue> {
+        let there;
+        let bytes = match &signed.record.catalogue {
+            CataloguePlace::Inline(bytes) => bytes,
+            CataloguePlace::Chunks(body) => {
+                there = self.document(*body, peer_of(&signed.record.peer), monitor).await?;
+                &there
+            }
+        };
+        over(bytes, Catalogue::decode).map_err(|why| malformed("catalogue", key, &why.to_string()))
     }
 
     async fn unknown_key(&self, key: &Key, scope: &ScopeKey, look: Look, monitor: &Monitor) -> Error {
@@ -186,9 +193,14 @@ impl NodeInner {
     /// The keys that `scope` has published.
     pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
         let Some(signed) = self.find_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
+        Ok(self.listing_in(&signed, monitor).await?.keys)
+    }
+
+    /// The listing that a record points at.
+    pub(super) async fn listing_in(&self, signed: &SignedRecord, monitor: &Monitor) -> Result<Listing> {
         let bytes = self.document(signed.record.manifest, peer_of(&signed.record.peer), monitor).await?;
-        let listing = over(&bytes, Listing::decode);
-        Ok(listing.map_err(|why| malformed("listing", &scope.to_string(), &why.to_string()))?.keys)
+        let of = &signed.record.publisher;
+        over(&bytes, Listing::decode).map_err(|why| malformed("listing", of, &why.to_string()))
     }
 
     /// The version of somebody else's key that `wanted` names.
@@ -198,12 +210,13 @@ impl NodeInner {
         look: Look,
         monitor: &Monitor,
     ) -> Result<FoundVersion> {
-        let (catalogue, publisher) = self.find_catalogue(&wanted.key, look, monitor).await?;
+        let (catalogue, peer) = self.find_catalogue(&wanted.key, look, monitor).await?;
         let refs = refs_of(&catalogue);
         let found =
             find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
         let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs))?;
         let version = version.clone();
+        let publisher = peer_of(&version.peer.unwrap_or(peer));
         Ok(FoundVersion { number, version, publisher })
     }
 

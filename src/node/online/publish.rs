@@ -17,7 +17,7 @@ use crate::limits;
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
 use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
-use crate::net::record::{Body, CataloguePlace, Record};
+use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
 use crate::net::tables::Published;
 use crate::node::list::labels_of;
 use crate::node::online::body::Document;
@@ -30,6 +30,16 @@ use crate::node::put::PutOptions;
 use crate::node::report::{NetPut, PutReport};
 use crate::refs::VersionEntry;
 use crate::store::KeyRefs;
+
+/// How often a record is put that others who share the scope's key come before.
+const TURNS: usize = 3;
+
+/// What a record tells of.
+#[derive(Clone, Copy)]
+enum Named<'h> {
+    Versions(&'h Key, &'h Catalogue),
+    Keys(&'h Listing),
+}
 
 /// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
 struct Unplaced {
@@ -93,42 +103,22 @@ impl NodeInner {
             let manifest;
             (manifest, unplaced) = self.describe_version(entry).await?;
             let labels = labels_of(&refs, *number);
-            catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
+            catalogue
+                .versions
+                .insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels, peer: None });
         }
-        let Some((latest, version)) = catalogue.versions.last_key_value() else {
+        let Some((latest, _)) = catalogue.versions.last_key_value() else {
             // Nothing is left: the record ends with its time, and the listing does not name the key any more.
             return Ok(placed);
         };
-        let (latest, manifest) = (*latest, version.manifest);
-        let ends = catalogue.versions.values().map(|version| version.entry.expires_unix_ms.unwrap_or(u64::MAX));
-        let expires_unix_ms = ends.max().unwrap_or(u64::MAX);
-        let catalogue = catalogue.encode();
-        let mut record = Record {
-            publisher: self.identity.scope(),
-            name: key.as_str().to_owned(),
-            seq: 0,
-            version: latest,
-            manifest,
-            catalogue: CataloguePlace::Inline(Vec::new()),
-            expires_unix_ms,
-            peer: self.owner,
-        };
+        let latest = *latest;
         let version = async {
             match unplaced {
                 Some(version) => self.place_version(version, monitor).await,
                 None => Ok(self.nothing_placed()),
             }
         };
-        let room = record.room();
-        let listed = async {
-            if catalogue.len() <= room {
-                return Ok((CataloguePlace::Inline(catalogue), self.nothing_placed()));
-            }
-            let (body, placed) = self.place_document(catalogue, monitor).await?;
-            Ok((CataloguePlace::Chunks(body), placed))
-        };
-        let (version, (catalogue, listed)) = futures::try_join!(version, listed)?;
-        record.catalogue = catalogue;
+        let (version, (record, listed)) = futures::try_join!(version, self.record_of(key, &catalogue, monitor))?;
         placed.add(version);
         if placed.short > 0 {
             // A record names only what is kept.
@@ -141,10 +131,36 @@ impl NodeInner {
                 peers: placed.peers.max(1),
             });
         }
-        self.publish_record(record).await?;
+        self.publish_record(record, Named::Versions(key, &catalogue), monitor).await?;
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         Ok(placed)
+    }
+
+    /// The record of a key that has these versions. The catalogue is placed, unless it fits in.
+    async fn record_of(&self, key: &Key, catalogue: &Catalogue, monitor: &Monitor) -> Result<(Record, Placed)> {
+        let newest = catalogue.versions.last_key_value();
+        let (version, newest) =
+            newest.ok_or_else(|| Error::Network { what: "the record", why: format!("{key} has no versions") })?;
+        let ends = catalogue.versions.values().map(|version| version.entry.expires_unix_ms.unwrap_or(u64::MAX));
+        let mut record = Record {
+            publisher: self.identity.scope(),
+            name: key.as_str().to_owned(),
+            seq: 0,
+            version: *version,
+            manifest: newest.manifest,
+            catalogue: CataloguePlace::Inline(Vec::new()),
+            expires_unix_ms: ends.max().unwrap_or(u64::MAX),
+            peer: self.owner,
+        };
+        let catalogue = catalogue.encode();
+        if catalogue.len() <= record.room() {
+            record.catalogue = CataloguePlace::Inline(catalogue);
+            return Ok((record, self.nothing_placed()));
+        }
+        let (body, placed) = self.place_document(catalogue, monitor).await?;
+        record.catalogue = CataloguePlace::Chunks(body);
+        Ok((record, placed))
     }
 
     fn nothing_placed(&self) -> Placed {
@@ -200,23 +216,51 @@ impl NodeInner {
         Ok((document.body, placed))
     }
 
-    /// Puts a record, for which its number is yet to be found, and which ends with a lease at the latest. What it points at is placed.
-    async fn publish_record(&self, mut record: Record) -> Result<()> {
+    /// Puts a record of what is `here`, for which its number is yet to be found, and which ends with a lease at the latest. What it points at
+    /// is placed. Where another machine that shares the scope's key has published under the name, it becomes one of what both have.
+    async fn publish_record(&self, mut record: Record, here: Named<'_>, monitor: &Monitor) -> Result<()> {
         let (publisher, name) = (record.publisher, record.name.clone());
-        let known = self.tables.published(&name)?.map_or(0, |published| published.seq);
+        let published = self.tables.published(&name)?;
+        let known = published.map_or(0, |published| published.seq);
         let seen = self.tables.seen(&Record::key(&publisher, &name))?.unwrap_or(0);
-        record.seq = known.max(seen) + 1;
-        record.expires_unix_ms = record.expires_unix_ms.min(self.lease_end());
-        match self.put_record(record.clone()).await {
-            Err(error) => match self.find_record(&publisher, &name, Look::Newest).await? {
-                // Somebody who shares the scope's key has published meanwhile: this comes after that.
-                Some(found) if found.record.seq >= record.seq => {
-                    record.seq = found.record.seq + 1;
-                    self.put_record(record).await
+        // A number that was given out and is not known to have been taken may be that of another's record.
+        let unsure = seen > known || published.is_some_and(|published| published.refs == Hash::default());
+        let mut found = if unsure { self.find_record(&publisher, &name, Look::Newest).await? } else { None };
+        let mut turn = 0;
+        loop {
+            let mut before = known.max(seen);
+            if let Some(found) = &found {
+                before = before.max(found.record.seq);
+                if found.record.peer != self.owner {
+                    record = self.with_others(here, found, monitor).await?;
                 }
-                _ => Err(error),
-            },
-            done => done,
+            }
+            record.seq = before + 1;
+            record.expires_unix_ms = record.expires_unix_ms.min(self.lease_end());
+            let Err(error) = self.put_record(record.clone()).await else { return Ok(()) };
+            // The other has published meanwhile: this comes after that.
+            found = self.find_record(&publisher, &name, Look::Newest).await?;
+            turn += 1;
+            if turn == TURNS || found.as_ref().is_none_or(|found| found.record.seq < record.seq) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The record of what is `here` and of what others have published in the record that was found.
+    async fn with_others(&self, here: Named<'_>, found: &SignedRecord, monitor: &Monitor) -> Result<Record> {
+        let peer = found.record.peer;
+        match here {
+            Named::Versions(key, catalogue) => {
+                let theirs = self.catalogue_in(found, key, monitor).await?;
+                let merged = merge_versions(key, catalogue, theirs, peer, self.owner)?;
+                Ok(self.record_of(key, &merged, monitor).await?.0)
+            }
+            Named::Keys(listing) => {
+                let theirs = self.listing_in(found, monitor).await?;
+                let merged = merge_keys(listing, theirs, peer, self.owner);
+                Ok(self.record_of_listing(&merged, monitor).await?.0)
+            }
         }
     }
 
@@ -269,14 +313,21 @@ impl NodeInner {
             let published = published(refs);
             if let Some((latest, entry)) = published.last_key_value() {
                 let (versions, bytes) = (published.len() as u64, entry.bytes);
-                let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms: entry.created_unix_ms };
+                let created_unix_ms = entry.created_unix_ms;
+                let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms, peer: None };
                 listing.keys.insert(key.clone(), listed);
             }
         }
-        let bytes = listing.encode();
-        let fingerprint = Hash::of(&bytes);
-        let (listing, placed) = self.place_document(bytes, monitor).await?;
-        self.publish_record(Record {
+        let fingerprint = Hash::of(&listing.encode());
+        let (record, placed) = self.record_of_listing(&listing, monitor).await?;
+        self.publish_record(record, Named::Keys(&listing), monitor).await?;
+        self.note_published("", fingerprint, placed.incomplete == 0)
+    }
+
+    /// The record of a listing, which is placed.
+    async fn record_of_listing(&self, listing: &Listing, monitor: &Monitor) -> Result<(Record, Placed)> {
+        let (listing, placed) = self.place_document(listing.encode(), monitor).await?;
+        let record = Record {
             publisher: self.identity.scope(),
             name: String::new(),
             seq: 0,
@@ -285,10 +336,44 @@ impl NodeInner {
             catalogue: CataloguePlace::Chunks(listing),
             expires_unix_ms: u64::MAX,
             peer: self.owner,
-        })
-        .await?;
-        self.note_published("", fingerprint, placed.incomplete == 0)
+        };
+        Ok((record, placed))
     }
+}
+
+/// The versions of a key that this machine and others that share its scope have published. `theirs` come from the record of `peer`; those that
+/// are `own` there are as they are here now.
+fn merge_versions(key: &Key, here: &Catalogue, theirs: Catalogue, peer: [u8; 32], own: [u8; 32]) -> Result<Catalogue> {
+    let mut merged = here.clone();
+    for (number, version) in theirs.versions {
+        let peer = version.peer.unwrap_or(peer);
+        match here.versions.get(&number) {
+            _ if peer == own => {}
+            None => drop(merged.versions.insert(number, CataloguedVersion { peer: Some(peer), ..version })),
+            Some(here) if here.manifest == version.manifest => {}
+            Some(_) => {
+                return Err(Error::Network {
+                    what: "the record",
+                    why: format!(
+                        "{key}@{number} is another version on a machine that shares this scope; put this one under another key"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(merged)
+}
+
+/// As [`merge_versions`], for the keys of the scope. A key that both have is listed as it is here.
+fn merge_keys(here: &Listing, theirs: Listing, peer: [u8; 32], own: [u8; 32]) -> Listing {
+    let mut merged = here.clone();
+    for (key, listed) in theirs.keys {
+        let peer = listed.peer.unwrap_or(peer);
+        if peer != own {
+            merged.keys.entry(key).or_insert(ListedKey { peer: Some(peer), ..listed });
+        }
+    }
+    merged
 }
 
 /// The versions of a key whose time is not up. Those that are pinned have no end.
@@ -313,7 +398,7 @@ pub(super) fn fingerprint(refs: &KeyRefs) -> Hash {
     for (number, entry) in &without_pinned_ends(refs) {
         let manifest = Body { hash: entry.manifest, len: entry.manifest_bytes, pieces: None };
         let labels = labels_of(refs, *number);
-        catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels });
+        catalogue.versions.insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels, peer: None });
     }
     Hash::of(&catalogue.encode())
 }

@@ -145,6 +145,12 @@ impl Node {
         }
     }
 
+    /// Whether it is a version of this store's own scope that the store does not have.
+    fn is_unknown(&self, wanted: &VersionRef) -> Result<bool> {
+        let own = wanted.key.scope().is_none();
+        Ok(own && find_version(&self.inner.store.refs_of(&wanted.key)?, wanted).is_none())
+    }
+
     /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
     fn pull_here(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<(Version, Fetched)> {
         let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
@@ -157,6 +163,15 @@ impl Node {
         let lookups = self.inner.handle.lookups();
         let received = self.inner.links.received_bytes.load(Ordering::Relaxed);
         let (version, fetched) = match self.is_here(&wanted)? {
+            // A machine that shares this scope's key may have published it.
+            true if self.is_unknown(&wanted)? => {
+                let shared = VersionRef { key: wanted.key.in_scope(&self.scope()), version: wanted.version.clone() };
+                match self.pull_here(&shared, part, look, monitor) {
+                    Ok(pulled) => pulled,
+                    Err(error @ Error::Cancelled) => return Err(error),
+                    Err(_) => (self.inner.store.version(&wanted)?, Fetched::default()),
+                }
+            }
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.inner.store.version(&wanted)?, Fetched::default()),
             false => match self.pull_here(&wanted, part, look, monitor) {

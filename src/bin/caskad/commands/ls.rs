@@ -25,10 +25,11 @@ impl Ls {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         let keys = match (context.node(), self.scope(context)?) {
             (Some(node), Some((scope, name))) => {
-                let keys = node.keys_of(&scope, context.monitor())?;
+                let keys = node.keys_of(&scope.unwrap_or(node.scope()), context.monitor())?;
                 keys.into_iter().filter(|key| key.key.name().starts_with(&name)).collect()
             }
-            (None, Some((scope, name))) => context.read()?.keys(&format!("@{scope}/{name}"))?,
+            (None, Some((Some(scope), name))) => context.read()?.keys(&format!("@{scope}/{name}"))?,
+            (None, Some((None, name))) => context.read()?.keys(&name)?,
             (_, None) => context.read()?.keys(&self.prefix)?,
         };
         context.list(keys.as_slice(), describe)?;
@@ -37,15 +38,16 @@ impl Ls {
 }
 
 impl Ls {
-    /// The scope that the prefix names, and the rest of it; `None` where it names none, or this store's own.
-    fn scope(&self, context: &Context) -> Result<Option<(ScopeKey, String)>> {
+    /// The scope that the prefix names (none within: this store's own), and the rest of it; `None` where it names none.
+    fn scope(&self, context: &Context) -> Result<Option<(Option<ScopeKey>, String)>> {
         let Some(scoped) = self.prefix.strip_prefix('@') else { return Ok(None) };
         let (scope, name) = scoped.split_once('/').unwrap_or((scoped, ""));
         let key: Key = format!("@{scope}/x").parse()?;
-        Ok(match context.read()?.canonical(&key)?.scope() {
-            Some(Scope::Key(scope)) => Some((scope, name.to_owned())),
+        let scope = match context.read()?.canonical(&key)?.scope() {
+            Some(Scope::Key(scope)) => Some(scope),
             _ => None,
-        })
+        };
+        Ok(Some((scope, name.to_owned())))
     }
 }
 
