@@ -156,7 +156,7 @@ pub enum Error {
     /// Fewer peers than are needed keep what was put.
     #[error(
         "{name} is stored here, but too few peers keep it: {found} of {needed} for {short} of {chunks} chunks \
-         ({peers} peers in reach); the node goes on trying when more peers come"
+         (in reach: {peers}, this one included); the node goes on trying when more peers come"
     )]
     TooFewPeers {
         /// The version.
@@ -174,7 +174,7 @@ pub enum Error {
     },
 
     /// The caller's [`Monitor`](crate::Monitor) asked to stop.
-    #[error("cancelled; nothing was left behind but reclaimable bytes")]
+    #[error("cancelled; what was not complete by then leaves bytes that `caskad gc` reclaims")]
     Cancelled,
 }
 

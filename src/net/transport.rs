@@ -2,6 +2,7 @@
 //!
 //! Both ends of every connection prove that they hold the key of their peer id, so an answer is known to come from whom it was asked of.
 
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use libp2p::core::transport::{
 };
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId, Transport as _, dns, quic, tcp};
 
 use crate::error::{Error, Result};
@@ -120,6 +122,29 @@ fn notice_silence(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
     sockopt::set_tcp_keepintvl(stream, PROBE)?;
     sockopt::set_socket_keepalive(stream, true)?;
     Ok(())
+}
+
+/// Fails where another program listens at `address`. libp2p shares ports, so that peers of two nodes would come to either of them.
+pub(crate) fn check_free(address: &Multiaddr) -> Result<()> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
+        _ => return Ok(()),
+    };
+    let bound = match parts.next() {
+        Some(Protocol::Tcp(port @ 1..)) => TcpListener::bind((ip, port)).map(drop),
+        Some(Protocol::Udp(port @ 1..)) => UdpSocket::bind((ip, port)).map(drop),
+        _ => return Ok(()),
+    };
+    match bound {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Error::Network {
+            what: "listening",
+            why: format!("{address}: {error}; choose another address with --listen"),
+        }),
+        // Whatever else there is, is told by whoever listens.
+        _ => Ok(()),
+    }
 }
 
 /// Connections inside this process, for many nodes in one test: addresses are `/memory/N`.

@@ -1,12 +1,15 @@
 //! What the packs and the index hold, all of it: for totals, and to find damage that no version reaches.
 
+use crate::backend::ObjectReader;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
 use crate::store::chunk_store::ChunkStore;
 use crate::store::entry::Entry;
 use crate::store::index::IndexChange;
-use crate::store::pack::{PACK_HEADER_BYTES, PackId, RecordKind, check_pack_header, pack_name};
+use crate::store::pack::{
+    PACK_HEADER_BYTES, PackId, RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordKind, check_pack_header, pack_name,
+};
 use crate::store::recovery::list_packs;
 use crate::store::scan::{Found, Walk, walk_pack};
 
@@ -35,7 +38,8 @@ impl ChunkStore {
         Ok(DiskUsage { packs: packs.len() as u64, pack_bytes, index_bytes: self.inner.index.disk_bytes()? })
     }
 
-    /// Checks both checksums of every record of every pack. Answers with each damaged place and what is wrong there.
+    /// Checks both checksums of every record of every pack. Answers with each damaged place and what is wrong there. A damaged payload that
+    /// was stored again since is of no account: the next one lies elsewhere, and is checked there.
     pub fn check_packs(&self, monitor: &Monitor) -> Result<Vec<(String, String)>> {
         self.checkpoint_if_writable()?;
         let end = self.end();
@@ -83,11 +87,25 @@ impl ChunkStore {
         }
         walk_pack(&*reader, 0..len, read_error, |found| {
             monitor.check()?;
-            if let Found::Damage { offset, end, why } = found {
+            if let Found::Damage { offset, end, why } = found
+                && !(why == RecordError::Payload && self.is_stored_again(&*reader, pack, offset)?)
+            {
                 damaged.push((format!("{name} bytes {offset}..{end}"), why.to_string()));
             }
             Ok(Walk::Continue)
         })
+    }
+
+    /// Whether what the record at `offset`, whose header is sound, was to hold is used from another place.
+    fn is_stored_again(&self, reader: &dyn ObjectReader, pack: PackId, offset: u64) -> Result<bool> {
+        let mut bytes = [0; RECORD_HEADER_BYTES];
+        let header = reader.read_at(offset, &mut bytes).ok().and_then(|_| RecordHeader::decode(&bytes).ok());
+        let Some(header) = header.filter(|header| matches!(header.kind, RecordKind::Chunk | RecordKind::Manifest))
+        else {
+            return Ok(false);
+        };
+        let used = self.locate(&header.hash, header.kind)?;
+        Ok(used.is_some_and(|used| (used.position.pack, u64::from(used.position.offset)) != (pack, offset)))
     }
 
     fn checkpoint_if_writable(&self) -> Result<()> {

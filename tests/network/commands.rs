@@ -245,3 +245,22 @@ fn gradients_of_a_round_are_folded() {
     );
     assert_eq!(nobody.status.code(), Some(2));
 }
+
+#[test]
+fn a_node_does_not_start_on_settings_that_cannot_be_read() {
+    let mut net = Net::start(2, &[]);
+    net.write("payload.bin", &random(200_000, 3));
+    net.ok(0, &["put", "payload.bin", "--as", "team/m"]);
+    let own = format!("@{}", net.nodes[0].scope);
+    net.eventually("the key is listed", || net.ok(0, &["ls", &own]).contains("team/m"));
+    net.kill(0);
+    assert!(net.ok(0, &["ls", &own]).contains("team/m"), "without the node as well");
+    let config = net.store(0).join("config.toml");
+    for text in ["[network]\nallow = [\"x\"]", "[network]\nttll = \"24h\"", "[network", "[network]\nalpha = 0"] {
+        std::fs::write(&config, text).unwrap();
+        let refused = net.run(0, &["node", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && message.contains("config.toml: TOML parse error"), "{message}");
+        net.ok(0, &["ls"]);
+    }
+}

@@ -91,6 +91,8 @@ fn damage_is_healed_from_peers() {
     assert_eq!(net.run(0, &["verify", "m"]).status.code(), Some(1));
     let healed = net.json(0, &["verify", "m", "--repair"]);
     assert_eq!(healed["ok"], true, "{healed}");
+    let all = net.json(0, &["verify", "--all"]);
+    assert_eq!(all["ok"], true, "what was damaged is of no account any more: {all}");
     net.ok(0, &["get", "m", "-o", "restored.bin"]);
     assert!(net.read("restored.bin") == bytes);
 }

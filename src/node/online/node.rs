@@ -268,6 +268,7 @@ async fn start(
     let (handle, event_loop) = EventLoop::new(swarm, &config, config.join.iter().cloned().chain(remembered).collect());
     tokio::spawn(event_loop.run());
     for address in &config.listen {
+        transport::check_free(address)?;
         handle.listen(address.clone()).await?;
     }
     for address in &config.join {
