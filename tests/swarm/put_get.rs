@@ -81,3 +81,19 @@ fn peers_that_are_gone_cost_a_small_network_no_lookups() {
     // For a chunk, for the record, and as many again when the routing tables change meanwhile.
     assert!((1..3).all(|seed| put(seed).lookups <= 4));
 }
+
+#[test]
+fn a_put_does_not_wait_for_the_last_holder_and_that_one_is_not_forgotten() {
+    let mut swarm = Swarm::start(3, quick());
+    let mut slow = quick();
+    slow.download_bytes_per_second = 256 << 10;
+    let slow = swarm.add_with(slow);
+    swarm.settle();
+    let none = Monitor::none();
+    let publisher = &swarm.nodes[0];
+    let put = publisher.put(&"m".parse().unwrap(), payload(random(3 << 20, 1)), &PutOptions::default(), &none).unwrap();
+    assert_eq!(put.network.unwrap().replicas, 2, "a majority");
+    assert_eq!(publisher.health().unwrap().unpublished, 1);
+    eventually("the slow one has what belongs to it", || publisher.health().unwrap().unpublished == 0);
+    assert!(slow.store().stat().unwrap().stored_bytes > 1 << 20);
+}

@@ -103,8 +103,8 @@ pub(super) struct NodeInner {
     /// The keys of records that come to this node.
     pub(super) arrivals: tokio::sync::broadcast::Sender<Hash>,
     pub(super) started: Instant,
-    /// One publication at a time: numbers of records are given out under it.
-    pub(super) publishing: tokio::sync::Mutex<()>,
+    /// One publication of a name at a time: the number of its record is given out meanwhile.
+    pub(super) publishing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// When each version was last known to be where it belongs, by manifest.
     pub(super) placed: Mutex<HashMap<Hash, Instant>>,
     /// Chunks that the last comparison found on too few peers.
@@ -305,7 +305,7 @@ async fn start(
         refused_records,
         arrivals,
         started: Instant::now(),
-        publishing: tokio::sync::Mutex::default(),
+        publishing: Mutex::default(),
         placed: Mutex::default(),
         under_replicated: AtomicU64::new(0),
         compared: Mutex::default(),

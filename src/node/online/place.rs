@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::StreamExt as _;
 
@@ -14,6 +15,7 @@ use crate::net::placement::Group;
 use crate::net::push::{Homed, Pushed, push};
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
+use crate::node::online::publish::Errand;
 use crate::node::online::tasks::blocking;
 
 /// Peers that are put to at the same time.
@@ -38,14 +40,16 @@ pub(crate) struct Placed {
 
 impl NodeInner {
     /// Places `chunks` under a lease of `terms` on their holders, and commits `intake`, which may have taken some of them. Peers that fail
-    /// are replaced by the next in rank.
+    /// are replaced by the next in rank. Once a majority keeps each chunk, those that are late are waited for as long again as that took,
+    /// and for the errand's grace at least.
     pub(super) async fn place(
         &self,
         chunks: &[Homed],
         terms: LeaseTerms,
         intake: &Arc<StoreIntake>,
-        monitor: &Monitor,
+        errand: Errand<'_>,
     ) -> Result<Placed> {
+        let started = Instant::now();
         let mut unique = HashSet::new();
         let chunks: Vec<Homed> = chunks.iter().filter(|(hash, _)| unique.insert(*hash)).copied().collect();
         let groups: BTreeSet<Group> = chunks.iter().map(|(_, home)| Group::of(*home)).collect();
@@ -54,6 +58,7 @@ impl NodeInner {
         let mut placed = Placed { chunks: chunks.len(), peers: peers.len(), ..Placed::default() };
         let mut keepers: HashMap<Hash, usize> = chunks.iter().map(|(hash, _)| (*hash, 0)).collect();
         let replicas = self.config.replication_factor;
+        let mut late = false;
         let ranks = holders.values().map(Vec::len).max().unwrap_or(0);
         // The first R in rank together; then, only for what they left undone, the others one after another.
         let first = 0..replicas.min(ranks);
@@ -76,9 +81,21 @@ impl NodeInner {
             if by_peer.is_empty() {
                 break;
             }
-            let pushes = by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, monitor));
+            let pushes =
+                by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, errand.monitor));
             let mut pushes = futures::stream::iter(pushes).buffer_unordered(PEERS_AT_ONCE);
-            while let Some((peer, pushed)) = pushes.next().await {
+            let (mut until, mut here) = (None, ranks.start > 0);
+            loop {
+                let next = match until {
+                    None => Ok(pushes.next().await),
+                    Some(until) => tokio::time::timeout_at(until, pushes.next()).await,
+                };
+                let Ok(next) = next else {
+                    late = true;
+                    break;
+                };
+                let Some((peer, pushed)) = next else { break };
+                here |= peer.peer == self.handle.own();
                 let pushed = self.judge(peer, pushed?);
                 placed.sent_bytes += pushed.sent_bytes;
                 for hash in pushed.kept {
@@ -86,8 +103,16 @@ impl NodeInner {
                         *keepers += 1;
                     }
                 }
+                let enough = here && keepers.values().all(|keepers| *keepers >= self.config.quorum());
+                if enough && until.is_none() {
+                    let grace = errand.grace.max(started.elapsed());
+                    until = Some(tokio::time::Instant::now() + grace);
+                }
             }
-            monitor.check()?;
+            errand.monitor.check()?;
+            if late {
+                break;
+            }
         }
         placed.fewest = keepers.values().copied().min().unwrap_or(replicas);
         placed.short = keepers.values().filter(|keepers| **keepers < self.config.quorum()).count();

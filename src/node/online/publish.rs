@@ -5,7 +5,8 @@
 //! has taken it; unless all of them have, it is read once more. What could not be done is noted, and the upkeep does it when peers come.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use libp2p::kad;
 
@@ -39,6 +40,17 @@ const TURNS: usize = 3;
 enum Named<'h> {
     Versions(&'h Key, &'h Catalogue),
     Keys(&'h Listing),
+}
+
+/// How long those who are late are waited for at least, once a majority keeps what somebody waits for.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// For whom something is published.
+#[derive(Clone, Copy)]
+pub(super) struct Errand<'m> {
+    pub(super) monitor: &'m Monitor,
+    /// How long those who are late are waited for at least, once a majority keeps what is placed.
+    pub(super) grace: Duration,
 }
 
 /// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
@@ -82,14 +94,21 @@ impl Node {
 
     fn publish_now(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
         let (key, monitor) = (key.clone(), monitor.clone());
-        self.run(|node| async move { node.publish_key(&key, &monitor).await })
+        let placed = self.run(|node| async move {
+            // Whoever is late gets what it lacks from the upkeep.
+            node.publish_key(&key, Errand { monitor: &monitor, grace: GRACE }).await
+        });
+        if placed.as_ref().map_or(true, |placed| placed.incomplete > 0) {
+            self.wake();
+        }
+        placed
     }
 }
 
 impl NodeInner {
     /// Publishes `key` as it is now.
-    pub(super) async fn publish_key(&self, key: &Key, monitor: &Monitor) -> Result<Placed> {
-        let _turn = self.publishing.lock().await;
+    pub(super) async fn publish_key(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
+        let _turn = self.turn(key.as_str()).await;
         let (store, own) = (self.store.clone(), key.clone());
         let refs = blocking(move || store.refs_of(&own)).await?;
         let mut placed = self.nothing_placed();
@@ -98,7 +117,7 @@ impl NodeInner {
         let mut unplaced: Option<Unplaced> = None;
         for (number, entry) in &published(&refs) {
             if let Some(version) = unplaced.take() {
-                placed.add(self.place_version(version, monitor).await?);
+                placed.add(self.place_version(version, errand).await?);
             }
             let manifest;
             (manifest, unplaced) = self.describe_version(entry).await?;
@@ -114,11 +133,11 @@ impl NodeInner {
         let latest = *latest;
         let version = async {
             match unplaced {
-                Some(version) => self.place_version(version, monitor).await,
+                Some(version) => self.place_version(version, errand).await,
                 None => Ok(self.nothing_placed()),
             }
         };
-        let (version, (record, listed)) = futures::try_join!(version, self.record_of(key, &catalogue, monitor))?;
+        let (version, (record, listed)) = futures::try_join!(version, self.record_of(key, &catalogue, errand))?;
         placed.add(version);
         if placed.short > 0 {
             // A record names only what is kept.
@@ -131,14 +150,24 @@ impl NodeInner {
                 peers: placed.peers.max(1),
             });
         }
-        self.publish_record(record, Named::Versions(key, &catalogue), monitor).await?;
+        self.publish_record(record, Named::Versions(key, &catalogue), errand).await?;
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         Ok(placed)
     }
 
+    /// Waits until nobody else publishes under `name`.
+    async fn turn(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.publishing);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(name.to_owned()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
     /// The record of a key that has these versions. The catalogue is placed, unless it fits in.
-    async fn record_of(&self, key: &Key, catalogue: &Catalogue, monitor: &Monitor) -> Result<(Record, Placed)> {
+    async fn record_of(&self, key: &Key, catalogue: &Catalogue, errand: Errand<'_>) -> Result<(Record, Placed)> {
         let newest = catalogue.versions.last_key_value();
         let (version, newest) =
             newest.ok_or_else(|| Error::Network { what: "the record", why: format!("{key} has no versions") })?;
@@ -158,7 +187,7 @@ impl NodeInner {
             record.catalogue = CataloguePlace::Inline(catalogue);
             return Ok((record, self.nothing_placed()));
         }
-        let (body, placed) = self.place_document(catalogue, monitor).await?;
+        let (body, placed) = self.place_document(catalogue, errand).await?;
         record.catalogue = CataloguePlace::Chunks(body);
         Ok((record, placed))
     }
@@ -198,9 +227,9 @@ impl NodeInner {
     }
 
     /// Sees that a version is where it belongs.
-    async fn place_version(&self, version: Unplaced, monitor: &Monitor) -> Result<Placed> {
+    async fn place_version(&self, version: Unplaced, errand: Errand<'_>) -> Result<Placed> {
         let Unplaced { document, terms } = version;
-        let placed = self.place(&document.chunks, terms, &document.intake, monitor).await?;
+        let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
         if placed.incomplete == 0 {
             lock(&self.placed).insert(terms.manifest, Instant::now());
         }
@@ -208,17 +237,17 @@ impl NodeInner {
     }
 
     /// Places a catalogue or listing.
-    async fn place_document(&self, bytes: Vec<u8>, monitor: &Monitor) -> Result<(Body, Placed)> {
+    async fn place_document(&self, bytes: Vec<u8>, errand: Errand<'_>) -> Result<(Body, Placed)> {
         let store = self.store.clone();
         let terms = LeaseTerms { manifest: Hash::of(&bytes), owner: self.owner, expires_unix_ms: self.lease_end() };
         let document = blocking(move || store.store_document(&bytes, terms)).await?;
-        let placed = self.place(&document.chunks, terms, &document.intake, monitor).await?;
+        let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
         Ok((document.body, placed))
     }
 
     /// Puts a record of what is `here`, for which its number is yet to be found, and which ends with a lease at the latest. What it points at
     /// is placed. Where another machine that shares the scope's key has published under the name, it becomes one of what both have.
-    async fn publish_record(&self, mut record: Record, here: Named<'_>, monitor: &Monitor) -> Result<()> {
+    async fn publish_record(&self, mut record: Record, here: Named<'_>, errand: Errand<'_>) -> Result<()> {
         let (publisher, name) = (record.publisher, record.name.clone());
         let published = self.tables.published(&name)?;
         let known = published.map_or(0, |published| published.seq);
@@ -232,7 +261,7 @@ impl NodeInner {
             if let Some(found) = &found {
                 before = before.max(found.record.seq);
                 if found.record.peer != self.owner {
-                    record = self.with_others(here, found, monitor).await?;
+                    record = self.with_others(here, found, errand).await?;
                 }
             }
             record.seq = before + 1;
@@ -248,18 +277,18 @@ impl NodeInner {
     }
 
     /// The record of what is `here` and of what others have published in the record that was found.
-    async fn with_others(&self, here: Named<'_>, found: &SignedRecord, monitor: &Monitor) -> Result<Record> {
+    async fn with_others(&self, here: Named<'_>, found: &SignedRecord, errand: Errand<'_>) -> Result<Record> {
         let peer = found.record.peer;
         match here {
             Named::Versions(key, catalogue) => {
-                let theirs = self.catalogue_in(found, key, monitor).await?;
+                let theirs = self.catalogue_in(found, key, errand.monitor).await?;
                 let merged = merge_versions(key, catalogue, theirs, peer, self.owner)?;
-                Ok(self.record_of(key, &merged, monitor).await?.0)
+                Ok(self.record_of(key, &merged, errand).await?.0)
             }
             Named::Keys(listing) => {
-                let theirs = self.listing_in(found, monitor).await?;
+                let theirs = self.listing_in(found, errand.monitor).await?;
                 let merged = merge_keys(listing, theirs, peer, self.owner);
-                Ok(self.record_of_listing(&merged, monitor).await?.0)
+                Ok(self.record_of_listing(&merged, errand).await?.0)
             }
         }
     }
@@ -306,8 +335,8 @@ impl NodeInner {
     }
 
     /// Publishes the list of this scope's keys.
-    pub(super) async fn publish_listing(&self, all: &BTreeMap<Key, KeyRefs>, monitor: &Monitor) -> Result<()> {
-        let _turn = self.publishing.lock().await;
+    pub(super) async fn publish_listing(&self, all: &BTreeMap<Key, KeyRefs>, errand: Errand<'_>) -> Result<()> {
+        let _turn = self.turn("").await;
         let mut listing = Listing::default();
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
             let published = published(refs);
@@ -319,14 +348,14 @@ impl NodeInner {
             }
         }
         let fingerprint = Hash::of(&listing.encode());
-        let (record, placed) = self.record_of_listing(&listing, monitor).await?;
-        self.publish_record(record, Named::Keys(&listing), monitor).await?;
+        let (record, placed) = self.record_of_listing(&listing, errand).await?;
+        self.publish_record(record, Named::Keys(&listing), errand).await?;
         self.note_published("", fingerprint, placed.incomplete == 0)
     }
 
     /// The record of a listing, which is placed.
-    async fn record_of_listing(&self, listing: &Listing, monitor: &Monitor) -> Result<(Record, Placed)> {
-        let (listing, placed) = self.place_document(listing.encode(), monitor).await?;
+    async fn record_of_listing(&self, listing: &Listing, errand: Errand<'_>) -> Result<(Record, Placed)> {
+        let (listing, placed) = self.place_document(listing.encode(), errand).await?;
         let record = Record {
             publisher: self.identity.scope(),
             name: String::new(),

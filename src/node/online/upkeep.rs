@@ -23,7 +23,7 @@ use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
 use crate::node::maintain::GcOptions;
 use crate::node::online::node::NodeInner;
-use crate::node::online::publish::{fingerprint, lock};
+use crate::node::online::publish::{Errand, fingerprint, lock};
 use crate::node::online::tasks::blocking;
 use crate::store::KeyRefs;
 
@@ -32,6 +32,9 @@ const BREATH: Duration = Duration::from_secs(1);
 
 /// The longest wait for a round that has unfinished business to look after.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// How long a peer that is late is waited for at least. What it has taken by then it need not be sent again.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<NodeInner>) {
@@ -139,6 +142,8 @@ impl NodeInner {
         if renew {
             lock(&self.placed).clear();
         }
+        let none = Monitor::none();
+        let errand = Errand { monitor: &none, grace: GRACE };
         let mut first = None;
         let mut changed = renew;
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
@@ -146,13 +151,13 @@ impl NodeInner {
                 continue;
             }
             changed = true;
-            if let Err(error) = self.publish_key(key, &Monitor::none()).await {
+            if let Err(error) = self.publish_key(key, errand).await {
                 first.get_or_insert(error);
             }
         }
         let listed = self.tables.published("")?.is_some_and(|published| published.complete);
         if changed || !listed {
-            self.publish_listing(&all, &Monitor::none()).await?;
+            self.publish_listing(&all, errand).await?;
         }
         first.map_or(Ok(()), Err)
     }
