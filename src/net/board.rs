@@ -5,7 +5,7 @@
 //! usual ([`HEDGE_FLOOR`], four times the median), once for each chunk. What a peer does not have, or sends wrong, goes to the next holder in
 //! rank; a chunk that nobody is left for is lost.
 //!
-//! A peer that is late while most are not is slow, until it answers in time again. What only slow peers are left for is offered to the next
+//! A peer that is late while most are not is slow, until it answers well in time again. What only slow peers are left for is offered to the next
 //! in rank as well, and where there is none, the slow ones are asked for it before all else. Slow is who is slower than others: when this
 //! node is what everything waits for, or all are far away, nobody is.
 //!
@@ -211,11 +211,11 @@ impl Board {
 
     /// `peer` sent the chunk, which is yet to be verified.
     pub(crate) fn came(&mut self, ask: Ask, peer: u32, now: Instant) {
-        let in_time = self.under_way.note(ask, now);
+        let well_in_time = self.under_way.note(ask, now);
         self.answered(ask, peer);
         let peer = &mut self.peers[peer as usize];
         peer.gave = true;
-        peer.slow &= !in_time;
+        peer.slow &= !well_in_time;
     }
 
     fn answered(&mut self, ask: Ask, peer: u32) {
@@ -253,7 +253,7 @@ impl Board {
     /// `peer` is not to be asked any more. Chunks that it was asked for are to be reported as failed, each.
     pub(crate) fn gone(&mut self, peer: u32) {
         let Some(peer) = self.peers.get_mut(peer as usize) else { return };
-        peer.gone = true;
+        (peer.gone, peer.unswept) = (true, 0);
         let (first, queue) = (std::mem::take(&mut peer.first), std::mem::take(&mut peer.queue));
         first.into_iter().chain(queue).for_each(|index| self.provide(index));
     }

@@ -171,9 +171,14 @@ impl Job {
         if !self.is_needed(place).await {
             return;
         }
-        let dial = self.dials.acquire().await;
-        let link = links.to(peer).await;
-        drop(dial);
+        let dial = async {
+            let _turn = self.dials.acquire().await;
+            links.to(peer).await
+        };
+        let link = tokio::select! {
+            link = dial => link,
+            () = self.over(place) => return,
+        };
         let link = match link {
             Ok(link) => link,
             Err(error) => {
@@ -270,6 +275,13 @@ impl Job {
                     let _ = tokio::time::timeout(wait, self.knock(place)).await;
                 }
             }
+        }
+    }
+
+    /// Waits until there is nothing left to fetch, or no sense in it.
+    async fn over(&self, place: u32) {
+        while !self.is_over() {
+            let _ = tokio::time::timeout(LOOK_AGAIN, self.knock(place)).await;
         }
     }
 

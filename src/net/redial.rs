@@ -194,7 +194,9 @@ impl Redial {
 
     /// Nobody is connected: whoever may be there again is not to be waited for.
     pub(super) fn hurry(&mut self) {
-        self.met.hurry(Instant::now());
+        let now = Instant::now();
+        self.met.hurry(now);
+        self.heard.hurry(now);
     }
 
     fn all(&mut self) -> [&mut Peers; 3] {

@@ -43,7 +43,7 @@ impl UnderWay {
         self.questions.remove(&(ask.since, ask.chunk, peer))
     }
 
-    /// Notes an answer; whether it came in time.
+    /// Notes an answer; whether it came well in time, in half of what is late at most.
     pub(super) fn note(&mut self, ask: Ask, now: Instant) -> bool {
         let took = now.saturating_duration_since(ask.since);
         if self.answers.len() == SAMPLES {
@@ -51,7 +51,7 @@ impl UnderWay {
         }
         self.answers.push_back(took);
         self.freshest = self.freshest.max(Some(ask.since));
-        took < self.patience
+        2 * took < self.patience
     }
 
     /// Finds out anew what is usual.

@@ -174,7 +174,9 @@ fn scribe_read(addresses: &[Multiaddr], key: &Hash) -> Vec<u8> {
 
 #[test]
 fn machines_that_share_a_scope_publish_side_by_side() {
-    let mut swarm = Swarm::start(4, quick());
+    let mut config = quick();
+    config.ttl = Duration::from_secs(20);
+    let mut swarm = Swarm::start(4, config.clone());
     let none = Monitor::none();
     let other = swarm.store(4);
     drop(Store::open(&other).unwrap());
@@ -193,11 +195,20 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     // The same number would be another version.
     assert!(put(&second, "k/f", 4).unwrap_err().to_string().contains("shares this scope"));
     put(&first, "k/a", 5).unwrap();
+    // One after another of the same machine.
+    put(&second, "k/b", 6).unwrap();
+    put(&second, "k/b", 3).unwrap();
     let names = |node: &Node| -> Vec<String> {
         node.keys_of(&scope, &none).unwrap().iter().map(|key| key.key.name().to_owned()).collect()
     };
     for node in &swarm.nodes {
         eventually("the keys of both are listed", || names(node) == ["k/a", "k/b", "k/f"]);
+    }
+    // Renewals take turns, and neither forgets what the other has.
+    let renewed = std::time::Instant::now() + config.ttl / 2;
+    while std::time::Instant::now() < renewed {
+        assert_eq!(names(&swarm.nodes[1]), ["k/a", "k/b", "k/f"]);
+        std::thread::sleep(Duration::from_millis(500));
     }
     let out = swarm.dir.path().join("out");
     let get = |node: &Node, key: &str, seed| {

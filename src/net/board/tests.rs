@@ -136,6 +136,20 @@ fn nobody_is_slow_where_all_are_and_one_that_hangs_is_left_in_the_end() {
     assert_eq!((played.chunk(1), played.chunk(1)), (Some(1), Some(2)));
 }
 
+#[test]
+fn a_slow_peer_with_much_to_do_may_go() {
+    let mut played = Played::new(vec![vec![0, 1]; 3 * SWEPT], 2, 2);
+    assert!(played.chunk(0).is_some());
+    let ask = played.ask(1).unwrap();
+    assert!(played.give(ask, 1));
+    played.pass(HEDGE_FLOOR);
+    assert!(played.chunk(1).is_some());
+    assert!(played.board.peers[0].unswept > 0, "it is gone through bit by bit");
+    played.board.gone(0);
+    played.pass(HEDGE_FLOOR);
+    assert!(played.chunk(1).is_some());
+}
+
 /// How a peer behaves: which turn it leaves, whether it has what it is asked for, and how many turns its answers take.
 #[derive(Debug, Clone)]
 struct Manner {

@@ -114,7 +114,10 @@ impl NodeInner {
             checked.inspect_err(|refusal| tracing::warn!("a record of {name:?} is passed over: {refusal}")).ok()
         });
         // What is older than what was seen here before is a replay.
-        let newest = valid.filter(|signed| signed.record.seq >= seen).max_by_key(|signed| signed.record.seq);
+        // Of two with the same number, the one that may not be known here: another machine of the scope has put it.
+        let newest = valid
+            .filter(|signed| signed.record.seq >= seen)
+            .max_by_key(|signed| (signed.record.seq, signed.record.peer != self.owner));
         if newest.is_none() && !found.is_empty() && matches!(look, Look::First) {
             return Box::pin(self.find_record(publisher, name, Look::Newest)).await;
         }

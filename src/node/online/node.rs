@@ -1,6 +1,6 @@
 //! [`Node`]: a running store in the network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use crate::net::serve::{Served, Server, peer_key};
 use crate::net::tables::NetTables;
 use crate::net::transport::{self, Transport};
 use crate::node::online::keeper::StoreKeeper;
+use crate::node::online::publish::PlacedAt;
 use crate::node::online::tasks::unfinished;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
@@ -106,7 +107,9 @@ pub(super) struct NodeInner {
     /// One publication of a name at a time: the number of its record is given out meanwhile.
     pub(super) publishing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// When each version was last known to be where it belongs, by manifest.
-    pub(super) placed: Mutex<HashMap<Hash, Instant>>,
+    pub(super) placed: Mutex<HashMap<Hash, PlacedAt>>,
+    /// Names under which the last record had nothing of other machines that share the scope.
+    pub(super) alone: Mutex<HashSet<String>>,
     /// Chunks that the last comparison found on too few peers.
     pub(super) under_replicated: AtomicU64,
     /// When that was.
@@ -307,6 +310,7 @@ async fn start(
         started: Instant::now(),
         publishing: Mutex::default(),
         placed: Mutex::default(),
+        alone: Mutex::default(),
         under_replicated: AtomicU64::new(0),
         compared: Mutex::default(),
         upkeep: Notify::new(),

@@ -58,7 +58,7 @@ impl NodeInner {
         let mut placed = Placed { chunks: chunks.len(), peers: peers.len(), ..Placed::default() };
         let mut keepers: HashMap<Hash, usize> = chunks.iter().map(|(hash, _)| (*hash, 0)).collect();
         let replicas = self.config.replication_factor;
-        let mut late = false;
+        let (mut until, mut late) = (None, false);
         let ranks = holders.values().map(Vec::len).max().unwrap_or(0);
         // The first R in rank together; then, only for what they left undone, the others one after another.
         let first = 0..replicas.min(ranks);
@@ -84,8 +84,13 @@ impl NodeInner {
             let pushes =
                 by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, errand.monitor));
             let mut pushes = futures::stream::iter(pushes).buffer_unordered(PEERS_AT_ONCE);
-            let (mut until, mut here) = (None, ranks.start > 0);
+            let mut here = ranks.start > 0;
             loop {
+                let enough = here && keepers.values().all(|keepers| *keepers >= self.config.quorum());
+                if enough && until.is_none() {
+                    let grace = errand.grace.max(started.elapsed());
+                    until = Some(tokio::time::Instant::now() + grace);
+                }
                 let next = match until {
                     None => Ok(pushes.next().await),
                     Some(until) => tokio::time::timeout_at(until, pushes.next()).await,
@@ -102,11 +107,6 @@ impl NodeInner {
                     if let Some(keepers) = keepers.get_mut(&hash) {
                         *keepers += 1;
                     }
-                }
-                let enough = here && keepers.values().all(|keepers| *keepers >= self.config.quorum());
-                if enough && until.is_none() {
-                    let grace = errand.grace.max(started.elapsed());
-                    until = Some(tokio::time::Instant::now() + grace);
                 }
             }
             errand.monitor.check()?;

@@ -33,7 +33,7 @@ use crate::refs::VersionEntry;
 use crate::store::KeyRefs;
 
 /// How often a record is put that others who share the scope's key come before.
-const TURNS: usize = 3;
+const TURNS: u32 = 3;
 
 /// What a record tells of.
 #[derive(Clone, Copy)]
@@ -51,12 +51,25 @@ pub(super) struct Errand<'m> {
     pub(super) monitor: &'m Monitor,
     /// How long those who are late are waited for at least, once a majority keeps what is placed.
     pub(super) grace: Duration,
+    /// Those who were late with earlier versions get what they lack of them as well.
+    pub(super) thorough: bool,
+}
+
+/// How a version was placed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlacedAt {
+    at: Instant,
+    /// The end that it had then.
+    expires_unix_ms: Option<u64>,
+    /// On as many peers as it should be, and not just on a majority.
+    complete: bool,
 }
 
 /// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
 struct Unplaced {
     document: Document,
     terms: LeaseTerms,
+    expires_unix_ms: Option<u64>,
 }
 
 impl Node {
@@ -96,7 +109,7 @@ impl Node {
         let (key, monitor) = (key.clone(), monitor.clone());
         let placed = self.run(|node| async move {
             // Whoever is late gets what it lacks from the upkeep.
-            node.publish_key(&key, Errand { monitor: &monitor, grace: GRACE }).await
+            node.publish_key(&key, Errand { monitor: &monitor, grace: GRACE, thorough: false }).await
         });
         if placed.as_ref().map_or(true, |placed| placed.incomplete > 0) {
             self.wake();
@@ -120,7 +133,9 @@ impl NodeInner {
                 placed.add(self.place_version(version, errand).await?);
             }
             let manifest;
-            (manifest, unplaced) = self.describe_version(entry).await?;
+            (manifest, unplaced) = self.describe_version(entry, errand).await?;
+            let late = unplaced.is_none() && self.placed_at(entry).is_some_and(|placed| !placed.complete);
+            placed.incomplete += usize::from(late);
             let labels = labels_of(&refs, *number);
             catalogue
                 .versions
@@ -150,7 +165,7 @@ impl NodeInner {
                 peers: placed.peers.max(1),
             });
         }
-        self.publish_record(record, Named::Versions(key, &catalogue), errand).await?;
+        placed.add(self.publish_record(record, Named::Versions(key, &catalogue), errand).await?);
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         Ok(placed)
@@ -197,9 +212,9 @@ impl NodeInner {
     }
 
     /// What a catalogue says of a version; and what there is to place of it, unless it was seen not long ago to be where it belongs.
-    async fn describe_version(&self, entry: &VersionEntry) -> Result<(Body, Option<Unplaced>)> {
+    async fn describe_version(&self, entry: &VersionEntry, errand: Errand<'_>) -> Result<(Body, Option<Unplaced>)> {
         let hash = entry.manifest;
-        let fresh = lock(&self.placed).get(&hash).is_some_and(|at| at.elapsed() < self.config.ttl / 3);
+        let fresh = self.placed_at(entry).is_some_and(|placed| placed.complete || !errand.thorough);
         let short = entry.manifest_bytes <= limits::CHUNK_BYTES as u64;
         if fresh && short {
             return Ok((Body { hash, len: entry.manifest_bytes, pieces: None }, None));
@@ -223,15 +238,24 @@ impl NodeInner {
         }
         let homed = manifest.chunks.iter().enumerate();
         document.chunks.extend(homed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
-        Ok((document.body, Some(Unplaced { document, terms })))
+        Ok((document.body, Some(Unplaced { document, terms, expires_unix_ms: entry.expires_unix_ms })))
+    }
+
+    /// How a version was placed, if that was not long ago, and for as long as it is to be kept now.
+    fn placed_at(&self, entry: &VersionEntry) -> Option<PlacedAt> {
+        let placed = lock(&self.placed).get(&entry.manifest).copied()?;
+        let end = |expires_unix_ms: Option<u64>| expires_unix_ms.unwrap_or(u64::MAX);
+        let lasts = end(placed.expires_unix_ms) >= end(entry.expires_unix_ms);
+        (lasts && placed.at.elapsed() < self.config.ttl / 3).then_some(placed)
     }
 
     /// Sees that a version is where it belongs.
     async fn place_version(&self, version: Unplaced, errand: Errand<'_>) -> Result<Placed> {
-        let Unplaced { document, terms } = version;
+        let Unplaced { document, terms, expires_unix_ms } = version;
         let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
-        if placed.incomplete == 0 {
-            lock(&self.placed).insert(terms.manifest, Instant::now());
+        if placed.short == 0 {
+            let at = PlacedAt { at: Instant::now(), expires_unix_ms, complete: placed.incomplete == 0 };
+            lock(&self.placed).insert(terms.manifest, at);
         }
         Ok(placed)
     }
@@ -246,49 +270,83 @@ impl NodeInner {
     }
 
     /// Puts a record of what is `here`, for which its number is yet to be found, and which ends with a lease at the latest. What it points at
-    /// is placed. Where another machine that shares the scope's key has published under the name, it becomes one of what both have.
-    async fn publish_record(&self, mut record: Record, here: Named<'_>, errand: Errand<'_>) -> Result<()> {
+    /// is placed. Where another machine that shares the scope's key has published under the name, it becomes one of what both have; what of
+    /// that had to be placed is the answer.
+    async fn publish_record(&self, mut record: Record, here: Named<'_>, errand: Errand<'_>) -> Result<Placed> {
         let (publisher, name) = (record.publisher, record.name.clone());
         let published = self.tables.published(&name)?;
         let known = published.map_or(0, |published| published.seq);
         let seen = self.tables.seen(&Record::key(&publisher, &name))?.unwrap_or(0);
+        // What others have published is in the last record, which may be this node's: unless it is known that there is none, that is read.
+        let alone = known == 0 || lock(&self.alone).contains(&name);
         // A number that was given out and is not known to have been taken may be that of another's record.
         let unsure = seen > known || published.is_some_and(|published| published.refs == Hash::default());
-        let mut found = if unsure { self.find_record(&publisher, &name, Look::Newest).await? } else { None };
-        let mut turn = 0;
-        loop {
+        let mut found = match unsure || !alone {
+            true => self.find_record(&publisher, &name, Look::Newest).await?,
+            false => None,
+        };
+        let mut placed = self.nothing_placed();
+        for turn in 1.. {
             let mut before = known.max(seen);
+            let mut alone = true;
             if let Some(found) = &found {
                 before = before.max(found.record.seq);
-                if found.record.peer != self.owner {
-                    record = self.with_others(here, found, errand).await?;
+                if let Some((merged, documents)) = self.with_others(here, found, errand).await? {
+                    (record, alone) = (merged, false);
+                    placed.add(documents);
                 }
             }
-            record.seq = before + 1;
+            record.seq = before.checked_add(1).ok_or(Error::Limit {
+                what: "the number of a record",
+                found: before,
+                limit: u64::MAX,
+            })?;
             record.expires_unix_ms = record.expires_unix_ms.min(self.lease_end());
-            let Err(error) = self.put_record(record.clone()).await else { return Ok(()) };
-            // The other has published meanwhile: this comes after that.
+            let Err(error) = self.put_record(record.clone()).await else {
+                match alone {
+                    true => lock(&self.alone).insert(name),
+                    false => lock(&self.alone).remove(&name),
+                };
+                break;
+            };
+            // Too few peers took it; or another has published meanwhile, and this comes after that.
             found = self.find_record(&publisher, &name, Look::Newest).await?;
-            turn += 1;
-            if turn == TURNS || found.as_ref().is_none_or(|found| found.record.seq < record.seq) {
+            let behind = found.as_ref().is_some_and(|found| {
+                let newest = (found.record.seq, found.record.peer != self.owner);
+                newest > (record.seq, false)
+            });
+            if turn == TURNS || !behind {
                 return Err(error);
             }
         }
+        Ok(placed)
     }
 
-    /// The record of what is `here` and of what others have published in the record that was found.
-    async fn with_others(&self, here: Named<'_>, found: &SignedRecord, errand: Errand<'_>) -> Result<Record> {
+    /// The record of what is `here` and of what others have published in the record that was found, if they have; and what of it had to be
+    /// placed.
+    async fn with_others(
+        &self,
+        here: Named<'_>,
+        found: &SignedRecord,
+        errand: Errand<'_>,
+    ) -> Result<Option<(Record, Placed)>> {
         let peer = found.record.peer;
         match here {
             Named::Versions(key, catalogue) => {
                 let theirs = self.catalogue_in(found, key, errand.monitor).await?;
                 let merged = merge_versions(key, catalogue, theirs, peer, self.owner)?;
-                Ok(self.record_of(key, &merged, errand).await?.0)
+                if merged.versions.len() == catalogue.versions.len() {
+                    return Ok(None);
+                }
+                self.record_of(key, &merged, errand).await.map(Some)
             }
             Named::Keys(listing) => {
                 let theirs = self.listing_in(found, errand.monitor).await?;
                 let merged = merge_keys(listing, theirs, peer, self.owner);
-                Ok(self.record_of_listing(&merged, errand).await?.0)
+                if merged.keys.len() == listing.keys.len() {
+                    return Ok(None);
+                }
+                self.record_of_listing(&merged, errand).await.map(Some)
             }
         }
     }
@@ -319,7 +377,7 @@ impl NodeInner {
             return self.note_seen(key, seq).await;
         }
         match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
-            Some(found) if found.record.seq >= seq => Ok(()),
+            Some(found) if found.record.seq > seq || found.bytes() == signed.bytes() => Ok(()),
             _ => Err(Error::Network {
                 what: "the record",
                 why: format!("the record of {name:?} cannot be read back; the node tries again"),
@@ -348,8 +406,8 @@ impl NodeInner {
             }
         }
         let fingerprint = Hash::of(&listing.encode());
-        let (record, placed) = self.record_of_listing(&listing, errand).await?;
-        self.publish_record(record, Named::Keys(&listing), errand).await?;
+        let (record, mut placed) = self.record_of_listing(&listing, errand).await?;
+        placed.add(self.publish_record(record, Named::Keys(&listing), errand).await?);
         self.note_published("", fingerprint, placed.incomplete == 0)
     }
 
@@ -374,10 +432,11 @@ impl NodeInner {
 /// are `own` there are as they are here now.
 fn merge_versions(key: &Key, here: &Catalogue, theirs: Catalogue, peer: [u8; 32], own: [u8; 32]) -> Result<Catalogue> {
     let mut merged = here.clone();
+    let now = NodeInner::now();
     for (number, version) in theirs.versions {
         let peer = version.peer.unwrap_or(peer);
         match here.versions.get(&number) {
-            _ if peer == own => {}
+            _ if peer == own || version.entry.expires_unix_ms.is_some_and(|end| end <= now) => {}
             None => drop(merged.versions.insert(number, CataloguedVersion { peer: Some(peer), ..version })),
             Some(here) if here.manifest == version.manifest => {}
             Some(_) => {

@@ -34,7 +34,7 @@ const BREATH: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// How long a peer that is late is waited for at least. What it has taken by then it need not be sent again.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<NodeInner>) {
@@ -141,9 +141,10 @@ impl NodeInner {
         }
         if renew {
             lock(&self.placed).clear();
+            lock(&self.alone).clear();
         }
         let none = Monitor::none();
-        let errand = Errand { monitor: &none, grace: GRACE };
+        let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
         let mut first = None;
         let mut changed = renew;
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
