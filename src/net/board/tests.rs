@@ -1,3 +1,5 @@
+//! The board: a plain clock, peers that are slow, that hang, that go, and whatever else they may do.
+
 use super::*;
 use proptest::prelude::*;
 
