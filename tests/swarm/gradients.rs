@@ -57,7 +57,7 @@ fn a_contribution_ends_with_its_time_and_counts_once() {
     let none = Monitor::none();
     let publisher = &swarm.nodes[0];
     let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(1.0)));
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(10);
     publish(publisher, "run", 1, payload, ttl, &none).unwrap();
     let worker = publisher.scope();
     let ask = |node: usize| collect(&swarm.nodes[node], "run", 1, &[worker], Duration::from_millis(50), &none).unwrap();
