@@ -221,4 +221,5 @@ fn machines_that_share_a_scope_publish_side_by_side() {
         assert!(names.is_empty() || names == ["k/a", "k/b", "k/f"], "{names:?}");
         std::thread::sleep(Duration::from_millis(500));
     }
+    eventually("the keys of both are still listed", || names(&swarm.nodes[1]) == ["k/a", "k/b", "k/f"]);
 }

@@ -108,6 +108,8 @@ pub(super) struct NodeInner {
     pub(super) publishing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// When each version was last known to be where it belongs, by manifest.
     pub(super) placed: Mutex<HashMap<Hash, PlacedAt>>,
+    /// Keys that are not in the network as they are here, as far as the last look and what came since tell.
+    pub(super) unpublished: Mutex<HashSet<String>>,
     /// Names under which the last record had nothing of other machines that share the scope.
     pub(super) alone: Mutex<HashSet<String>>,
     /// Chunks that the last comparison found on too few peers.
@@ -310,6 +312,7 @@ async fn start(
         started: Instant::now(),
         publishing: Mutex::default(),
         placed: Mutex::default(),
+        unpublished: Mutex::default(),
         alone: Mutex::default(),
         under_replicated: AtomicU64::new(0),
         compared: Mutex::default(),

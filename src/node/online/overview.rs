@@ -96,10 +96,6 @@ impl Node {
         let view = self.block_on(self.inner.handle.view())?;
         let leases = self.inner.store.leases()?.all();
         let (links, served) = (&self.inner.links, &self.inner.served);
-        let mut unpublished = 0;
-        for (key, refs) in self.inner.store.inner.chunks.all_refs("")?.iter().filter(|(key, _)| key.scope().is_none()) {
-            unpublished += u64::from(!self.inner.is_published(key, refs)?);
-        }
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Health {
             peer_id: self.peer_id().to_string(),
@@ -114,7 +110,7 @@ impl Node {
             stored_chunks: stat.chunks,
             stored_bytes: stat.stored_bytes,
             leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
-            unpublished,
+            unpublished: lock(&self.inner.unpublished).len() as u64,
             under_replicated: count(&self.inner.under_replicated),
             compared_seconds_ago: lock(&self.inner.compared).map(|at| at.elapsed().as_secs_f64()),
             refused_records: count(&self.inner.refused_records),

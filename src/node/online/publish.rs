@@ -123,6 +123,7 @@ impl NodeInner {
     /// Publishes `key` as it is now.
     pub(super) async fn publish_key(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
         let _turn = self.turn(key.as_str()).await;
+        self.note_unpublished(key, true);
         let (store, own) = (self.store.clone(), key.clone());
         let refs = blocking(move || store.refs_of(&own)).await?;
         let mut placed = self.nothing_placed();
@@ -144,6 +145,7 @@ impl NodeInner {
         }
         let Some((latest, _)) = catalogue.versions.last_key_value() else {
             // Nothing is left: the record ends with its time, and the listing does not name the key any more.
+            self.note_unpublished(key, false);
             return Ok(placed);
         };
         let latest = *latest;
@@ -169,7 +171,17 @@ impl NodeInner {
         placed.add(self.publish_record(record, Named::Versions(key, &catalogue), errand).await?);
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
+        self.note_unpublished(key, placed.incomplete > 0);
         Ok(placed)
+    }
+
+    /// Notes whether a key waits to be published.
+    pub(super) fn note_unpublished(&self, key: &Key, waits: bool) {
+        let mut unpublished = lock(&self.unpublished);
+        match waits {
+            true => unpublished.insert(key.as_str().to_owned()),
+            false => unpublished.remove(key.as_str()),
+        };
     }
 
     /// Waits until nobody else publishes under `name`.

@@ -91,7 +91,7 @@ impl Node {
     /// Opens a version, of this store or of another scope, without fetching its chunks.
     pub fn version(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
         let wanted = self.inner.store.canonical_version(wanted)?;
-        if self.is_here(&wanted)? {
+        if wanted.key.scope().is_none() || self.is_here(&wanted)? {
             return self.inner.store.version(&wanted);
         }
         self.block_on(async { Ok(self.inner.open(&wanted, Look::Newest, monitor).await?.0) })
@@ -131,7 +131,7 @@ impl Node {
 
     fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
         match wanted.key.scope() {
-            None => Ok(true),
+            None => Ok(find_version(&self.inner.store.refs_of(&wanted.key)?, wanted).is_some()),
             Some(_) => Ok(match &wanted.version {
                 // Only the publisher knows which is the latest, and labels move.
                 crate::VersionSpec::Number(_) | crate::VersionSpec::Manifest(_) => {
@@ -145,10 +145,12 @@ impl Node {
         }
     }
 
-    /// Whether it is a version of this store's own scope that the store does not have.
-    fn is_unknown(&self, wanted: &VersionRef) -> Result<bool> {
-        let own = wanted.key.scope().is_none();
-        Ok(own && find_version(&self.inner.store.refs_of(&wanted.key)?, wanted).is_none())
+    /// The name by which a machine that shares this scope's key may have published a version that is not here.
+    fn in_own_scope(&self, wanted: &VersionRef) -> VersionRef {
+        match wanted.key.scope() {
+            None => VersionRef { key: wanted.key.in_scope(&self.scope()), version: wanted.version.clone() },
+            Some(_) => wanted.clone(),
+        }
     }
 
     /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
@@ -163,19 +165,14 @@ impl Node {
         let lookups = self.inner.handle.lookups();
         let received = self.inner.links.received_bytes.load(Ordering::Relaxed);
         let (version, fetched) = match self.is_here(&wanted)? {
-            // A machine that shares this scope's key may have published it.
-            true if self.is_unknown(&wanted)? => {
-                let shared = VersionRef { key: wanted.key.in_scope(&self.scope()), version: wanted.version.clone() };
-                match self.pull_here(&shared, part, look, monitor) {
-                    Ok(pulled) => pulled,
-                    Err(error @ Error::Cancelled) => return Err(error),
-                    Err(_) => (self.inner.store.version(&wanted)?, Fetched::default()),
-                }
-            }
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.inner.store.version(&wanted)?, Fetched::default()),
-            false => match self.pull_here(&wanted, part, look, monitor) {
+            false => match self.pull_here(&self.in_own_scope(&wanted), part, look, monitor) {
                 Ok(pulled) => pulled,
+                // The store says what it has that is like it.
+                Err(Error::NotFound { .. }) if wanted.key.scope().is_none() => {
+                    (self.inner.store.version(&wanted)?, Fetched::default())
+                }
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
                     if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {

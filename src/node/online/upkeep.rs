@@ -136,6 +136,11 @@ impl NodeInner {
     async fn publish_pending(&self, renew: bool) -> Result<()> {
         let store = self.store.clone();
         let all: BTreeMap<Key, KeyRefs> = blocking(move || store.inner.chunks.all_refs("")).await?;
+        let own = || all.iter().filter(|(key, _)| key.scope().is_none());
+        for (key, refs) in own() {
+            let published = self.is_published(key, refs)?;
+            self.note_unpublished(key, !published);
+        }
         if all.is_empty() || self.connected().await? == 0 {
             return Ok(());
         }
@@ -147,8 +152,8 @@ impl NodeInner {
         let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
         let mut first = None;
         let mut changed = renew;
-        for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
-            if self.is_published(key, refs)? && !renew {
+        for (key, _) in own() {
+            if !renew && !lock(&self.unpublished).contains(key.as_str()) {
                 continue;
             }
             changed = true;
@@ -164,7 +169,7 @@ impl NodeInner {
     }
 
     /// Whether a key is in the network as it is here, on as many peers as it should be.
-    pub(super) fn is_published(&self, key: &Key, refs: &KeyRefs) -> Result<bool> {
+    fn is_published(&self, key: &Key, refs: &KeyRefs) -> Result<bool> {
         let published = self.tables.published(key.as_str())?;
         Ok(published.is_some_and(|published| published.complete && published.refs == fingerprint(refs)))
     }

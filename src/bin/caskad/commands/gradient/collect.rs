@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use caskad::gradient::{Contribution, VersionContribution, collect, unfit};
+use caskad::gradient::{Collection, Contribution, VersionContribution, collect, unfit};
 use caskad::{Error, ScopeKey};
 use clap::Args;
 
@@ -47,37 +47,9 @@ impl Collect {
             )));
         }
         let collection = collect(node, &self.run, self.round, &workers, self.deadline, context.monitor())?;
-        let mut absent =
-            Absent { missing: collection.missing.iter().map(ToString::to_string).collect(), unfit: Vec::new() };
-        let mut leave_out = |worker: &ScopeKey, why: &Error| {
-            absent.unfit.push(Unfit { worker: worker.to_string(), why: why.to_string() });
-        };
-        let mut found: Vec<(ScopeKey, VersionContribution)> = Vec::new();
-        for collected in collection.contributions {
-            match VersionContribution::new(collected.version, None) {
-                Ok(contribution) => found.push((collected.worker, contribution)),
-                Err(error) => leave_out(&collected.worker, &error),
-            }
-        }
-        let all: Vec<&dyn Contribution> = found.iter().map(|(_, found)| found as &dyn Contribution).collect();
-        let unfit = unfit(&all);
-        for (place, error) in &unfit {
-            found.get(*place).into_iter().for_each(|(worker, _)| leave_out(worker, error));
-        }
-        let fit = |place: &usize| unfit.iter().all(|(other, _)| other != place);
-        let found: Vec<&(ScopeKey, VersionContribution)> =
-            found.iter().enumerate().filter(|(place, _)| fit(place)).map(|(_, found)| found).collect();
+        let (found, absent) = sort_out(collection);
         if found.is_empty() {
-            let Absent { missing, unfit } = absent;
-            let names = missing.iter().map(|worker| format!("@{worker}"));
-            let names: Vec<String> =
-                names.chain(unfit.iter().map(|Unfit { worker, why }| format!("@{worker} ({why})"))).collect();
-            return Err(Failure::Usage(format!(
-                "nobody has published what can be folded for round {} of {} in time: {}",
-                self.round,
-                self.run,
-                names.join(", ")
-            )));
+            return Err(self.nobody(&absent));
         }
         let mut folding = self.folding.clone();
         if let Some(weights) = &mut folding.weights {
@@ -89,6 +61,36 @@ impl Collect {
         folding.fold(&contributions, Some(absent), context)?;
         Ok(Exit::Done)
     }
+
+    fn nobody(&self, Absent { missing, unfit }: &Absent) -> Failure {
+        let missing = missing.iter().map(|worker| format!("@{worker}"));
+        let names = missing.chain(unfit.iter().map(|Unfit { worker, why }| format!("@{worker} ({why})")));
+        let (names, round, run) = (names.collect::<Vec<String>>().join(", "), self.round, &self.run);
+        Failure::Usage(format!("nobody has published what can be folded for round {round} of {run} in time: {names}"))
+    }
+}
+
+/// What of a round can be folded, and by whom; and those who are not among them.
+fn sort_out(collection: Collection) -> (Vec<(ScopeKey, VersionContribution)>, Absent) {
+    let missing = collection.missing.iter().map(ToString::to_string).collect();
+    let mut absent = Absent { missing, unfit: Vec::new() };
+    let mut leave_out = |worker: &ScopeKey, why: &Error| {
+        absent.unfit.push(Unfit { worker: worker.to_string(), why: why.to_string() });
+    };
+    let mut found: Vec<(ScopeKey, VersionContribution)> = Vec::new();
+    for collected in collection.contributions {
+        match VersionContribution::new(collected.version, None) {
+            Ok(contribution) => found.push((collected.worker, contribution)),
+            Err(error) => leave_out(&collected.worker, &error),
+        }
+    }
+    let all: Vec<&dyn Contribution> = found.iter().map(|(_, found)| found as &dyn Contribution).collect();
+    // The last first, so that the places of the others stay.
+    for (place, error) in unfit(&all).into_iter().rev() {
+        let (worker, _) = found.remove(place);
+        leave_out(&worker, &error);
+    }
+    (found, absent)
 }
 
 fn scope_of(worker: &str, context: &Context) -> Result<ScopeKey> {
