@@ -5,7 +5,7 @@
 //! usual ([`HEDGE_FLOOR`], four times the median), once for each chunk. What a peer does not have, or sends wrong, goes to the next holder in
 //! rank; a chunk that nobody is left for is lost.
 //!
-//! A peer that is late while most are not is slow, until it answers well in time again. What only slow peers are left for is offered to the next
+//! A peer that is late, or far behind what is usual, while most are not is slow, until it answers well in time again. What only slow peers are left for is offered to the next
 //! in rank as well, and where there is none, the slow ones are asked for it before all else. Slow is who is slower than others: when this
 //! node is what everything waits for, or all are far away, nobody is.
 //!
@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 pub(crate) use crate::net::under_way::Ask;
-use crate::net::under_way::UnderWay;
+use crate::net::under_way::{Answer, UnderWay};
 
 /// The shortest wait before a chunk is asked for a second time.
 pub(crate) const HEDGE_FLOOR: Duration = Duration::from_millis(100);
@@ -211,11 +211,20 @@ impl Board {
 
     /// `peer` sent the chunk, which is yet to be verified.
     pub(crate) fn came(&mut self, ask: Ask, peer: u32, now: Instant) {
-        let well_in_time = self.under_way.note(ask, now);
+        let answer = self.under_way.note(ask, now);
         self.answered(ask, peer);
-        let peer = &mut self.peers[peer as usize];
-        peer.gave = true;
-        peer.slow &= !well_in_time;
+        self.peers[peer as usize].gave = true;
+        match answer {
+            Answer::WellInTime => self.peers[peer as usize].slow = false,
+            Answer::InTime => {}
+            Answer::Behind => {
+                let slow = self.peers.iter().filter(|peer| peer.slow).count();
+                if self.are_few(slow + 1) {
+                    self.slows_down(peer);
+                    self.sweep(peer as usize);
+                }
+            }
+        }
     }
 
     fn answered(&mut self, ask: Ask, peer: u32) {
@@ -326,15 +335,25 @@ impl Board {
     /// Notes who of those that are late is slow.
     fn note_slow(&mut self, late: &[(Ask, u32)]) {
         let late_peers: BTreeSet<u32> = late.iter().map(|(_, peer)| *peer).collect();
-        let taking_part = self.peers.iter().filter(|peer| !peer.gone && (peer.gave || peer.asked > 0)).count();
-        let few = 2 * late_peers.len() <= taking_part;
+        let few = self.are_few(late_peers.len());
         for (ask, peer) in late {
-            let slow = few || self.under_way.is_outrun(*ask);
-            let peer = &mut self.peers[*peer as usize];
-            if slow && !peer.slow {
-                peer.slow = true;
-                peer.unswept = peer.queue.len();
+            if few || self.under_way.is_outrun(*ask) {
+                self.slows_down(*peer);
             }
+        }
+    }
+
+    /// Whether so many are at most half of those that take part.
+    fn are_few(&self, peers: usize) -> bool {
+        let taking_part = self.peers.iter().filter(|peer| !peer.gone && (peer.gave || peer.asked > 0)).count();
+        2 * peers <= taking_part
+    }
+
+    fn slows_down(&mut self, peer: u32) {
+        let peer = &mut self.peers[peer as usize];
+        if !peer.slow {
+            peer.slow = true;
+            peer.unswept = peer.queue.len();
         }
     }
 

@@ -8,12 +8,25 @@ use crate::net::board::{HEDGE_FLOOR, LOOK_AGAIN};
 /// Answers that the median is taken over.
 const SAMPLES: usize = 64;
 
+/// So many times the median is late.
+const LATE: u32 = 4;
+
 /// A chunk that a peer is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
     /// Its place on the board.
     pub(crate) chunk: u32,
     pub(super) since: Instant,
+}
+
+/// How an answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// In half of what is late, at most.
+    WellInTime,
+    InTime,
+    /// After several times what is usual, were it late or not.
+    Behind,
 }
 
 /// The questions of one fetch that are open.
@@ -23,7 +36,9 @@ pub(super) struct UnderWay {
     questions: BTreeSet<(Instant, u32, u32)>,
     /// How long the last answers took.
     answers: VecDeque<Duration>,
-    /// What takes longer is late: [`HEDGE_FLOOR`], or four times the median.
+    /// Their median, once there is one.
+    usual: Option<Duration>,
+    /// What takes longer is late: [`HEDGE_FLOOR`], or [`LATE`] times the median.
     patience: Duration,
     /// The latest question that was answered.
     freshest: Option<Instant>,
@@ -31,7 +46,13 @@ pub(super) struct UnderWay {
 
 impl UnderWay {
     pub(super) fn new() -> UnderWay {
-        UnderWay { questions: BTreeSet::new(), answers: VecDeque::new(), patience: HEDGE_FLOOR, freshest: None }
+        UnderWay {
+            questions: BTreeSet::new(),
+            answers: VecDeque::new(),
+            usual: None,
+            patience: HEDGE_FLOOR,
+            freshest: None,
+        }
     }
 
     pub(super) fn add(&mut self, ask: Ask, peer: u32) {
@@ -43,23 +64,27 @@ impl UnderWay {
         self.questions.remove(&(ask.since, ask.chunk, peer))
     }
 
-    /// Notes an answer; whether it came well in time, in half of what is late at most.
-    pub(super) fn note(&mut self, ask: Ask, now: Instant) -> bool {
+    /// Notes an answer, and says how it came.
+    pub(super) fn note(&mut self, ask: Ask, now: Instant) -> Answer {
         let took = now.saturating_duration_since(ask.since);
         if self.answers.len() == SAMPLES {
             self.answers.pop_front();
         }
         self.answers.push_back(took);
         self.freshest = self.freshest.max(Some(ask.since));
-        2 * took < self.patience
+        match self.usual {
+            _ if 2 * took < self.patience => Answer::WellInTime,
+            Some(usual) if took >= LATE * usual => Answer::Behind,
+            _ => Answer::InTime,
+        }
     }
 
     /// Finds out anew what is usual.
     pub(super) fn measure(&mut self) {
         let mut sorted: Vec<Duration> = self.answers.iter().copied().collect();
         sorted.sort_unstable();
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-        self.patience = (4 * median).max(HEDGE_FLOOR);
+        self.usual = sorted.get(sorted.len() / 2).copied();
+        self.patience = self.usual.map_or(HEDGE_FLOOR, |usual| HEDGE_FLOOR.max(LATE * usual));
     }
 
     /// The questions that are late, the oldest first, and to whom.

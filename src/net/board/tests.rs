@@ -108,6 +108,23 @@ fn what_only_a_slow_peer_has_is_what_it_is_asked_for() {
 }
 
 #[test]
+fn who_answers_far_behind_the_others_is_slow_before_it_is_late() {
+    let mut played = Played::new(vec![vec![0, 1], vec![1, 2], vec![1, 2], vec![0, 2], vec![2, 0]], 3, 1);
+    let behind = played.ask(1).unwrap();
+    played.pass(SOON);
+    for peer in [0, 2] {
+        let ask = played.ask(peer).unwrap();
+        assert!(played.give(ask, peer));
+    }
+    played.pass(HEDGE_FLOOR - SOON - SOON);
+    let other = played.ask(0).unwrap();
+    assert!(played.give(behind, 1), "in time, but the others took no time at all");
+    assert!(played.give(other, 0));
+    assert_eq!(played.ask(0), Err(true));
+    assert_eq!(played.chunk(2), Some(2), "what it would be asked for next is offered to the next in rank");
+}
+
+#[test]
 fn what_only_slow_peers_are_left_for_is_offered_to_the_next_in_rank() {
     let mut played = Played::new(vec![vec![0, 1, 2], vec![0, 1, 2], vec![3], vec![4], vec![0, 1, 2]], 5, 2);
     let (first, second) = (played.ask(0).unwrap(), played.ask(1).unwrap());
