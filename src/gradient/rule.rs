@@ -71,8 +71,8 @@ impl Rule {
         let most = values.saturating_sub(1) / 2;
         match self {
             Rule::Mean | Rule::Weighted(_) => 0,
-            // The product may be rounded up to half of them.
-            Rule::TrimmedMean { fraction } => ((fraction * values as f64) as usize).min(most),
+            // The product may be rounded up to half of them, or down to just below the whole number that it is.
+            Rule::TrimmedMean { fraction } => ((fraction * values as f64 + 1e-9) as usize).min(most),
             Rule::Median => most,
         }
     }
@@ -142,6 +142,7 @@ mod tests {
             assert!(nearly_half.trimmed(values) * 2 < values && Rule::Median.trimmed(values) * 2 < values);
         }
         assert_eq!(Rule::TrimmedMean { fraction: 0.25 }.trimmed(7), 1);
+        assert_eq!(Rule::TrimmedMean { fraction: 0.29 }.trimmed(100), 29);
         assert_eq!((Rule::Median.trimmed(4), Rule::Median.trimmed(5)), (1, 2));
     }
 

@@ -73,6 +73,7 @@ enum Command {
     PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<(bool, Vec<PeerId>)>),
     GetRecord(kad::RecordKey, usize, oneshot::Sender<FoundRecords>),
     View(oneshot::Sender<NetworkView>),
+    Close(oneshot::Sender<()>),
 }
 
 /// Asks the swarm. Cheap to clone; the swarm ends with the last handle.
@@ -160,6 +161,11 @@ impl Handle {
     pub(crate) async fn view(&self) -> Result<NetworkView> {
         self.ask(Command::View).await
     }
+
+    /// Ends the swarm, and tells all who are connected.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.ask(Command::Close).await
+    }
 }
 
 /// What a search for the records under a key came to.
@@ -194,6 +200,9 @@ pub(crate) struct EventLoop {
 /// How often a node without peers tries again to join.
 const REJOIN: Duration = Duration::from_secs(5);
 
+/// How long, at most, connections take to be closed.
+const CLOSING: Duration = Duration::from_secs(1);
+
 impl EventLoop {
     pub(crate) fn new(swarm: Swarm<Behaviour>, config: &NetConfig, join: Vec<Multiaddr>) -> (Handle, EventLoop) {
         let (commands, receiver) = mpsc::channel(64);
@@ -227,12 +236,28 @@ impl EventLoop {
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command {
+                    Some(Command::Close(answer)) => {
+                        let _ = tokio::time::timeout(CLOSING, self.close()).await;
+                        let _ = answer.send(());
+                        return;
+                    }
                     Some(command) => self.command(command),
                     None => return,
                 },
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rejoin.tick() => self.rejoin(),
             }
+        }
+    }
+
+    /// Closes all connections. A peer on the other end of one that is merely dropped may take it for alive for a while: QUIC has no FIN.
+    async fn close(&mut self) {
+        for peer in self.connected.keys() {
+            let _ = self.swarm.disconnect_peer_id(*peer);
+        }
+        while !self.connected.is_empty() {
+            let event = self.swarm.select_next_some().await;
+            self.event(event);
         }
     }
 
@@ -289,6 +314,8 @@ impl EventLoop {
             Command::View(answer) => {
                 let _ = answer.send(self.view());
             }
+            // It ends the loop, which handles it.
+            Command::Close(_) => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! Nodes that die, come back, and are replaced.
 
+use std::time::Duration;
+
 use crate::process::{Net, random};
 
 /// What takes hours takes seconds.
@@ -103,7 +105,7 @@ fn a_node_remembers_its_peers() {
     let noted = net.store(2).join("network.redb");
     let before = std::fs::metadata(&noted).unwrap().modified().unwrap();
     net.eventually("its peers are noted", || std::fs::metadata(&noted).unwrap().modified().unwrap() > before);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     net.kill(2);
     // Nobody tells it where to join.
     net.nodes[2] = net.launch_with(2, &[]);
@@ -119,4 +121,14 @@ fn quic_serves_as_well() {
     net.json(0, &["put", &file, "--as", "m"]);
     net.json(2, &["get", &net.key(0, "m"), "-o", "restored.bin"]);
     assert!(net.read("restored.bin") == bytes);
+}
+
+#[test]
+fn a_node_that_ends_takes_its_leave() {
+    let mut net = Net::start(3, &["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+    let connected = |net: &Net| net.json(1, &["health"])["connected_peers"].as_u64().unwrap();
+    net.eventually("all are connected", || connected(&net) == 2);
+    net.terminate(2);
+    // Long before a connection that has only fallen silent is given up.
+    net.within(Duration::from_secs(5), "it is missed", || connected(&net) == 1);
 }

@@ -149,8 +149,19 @@ impl Net {
         self.nodes[index].child.wait().unwrap();
     }
 
+    /// Ends a node as its user would.
+    pub(crate) fn terminate(&mut self, index: usize) {
+        let child = &mut self.nodes[index].child;
+        let asked = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(asked.success() && child.wait().unwrap().success());
+    }
+
     pub(crate) fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
-        let until = Instant::now() + Duration::from_secs(90);
+        self.within(Duration::from_secs(90), what, holds);
+    }
+
+    pub(crate) fn within(&self, time: Duration, what: &str, holds: impl Fn() -> bool) {
+        let until = Instant::now() + time;
         while !holds() {
             assert!(Instant::now() < until, "in vain: {what}");
             std::thread::sleep(Duration::from_millis(100));

@@ -205,9 +205,10 @@ impl Node {
         self.block_on(self.inner.handle.dial(address))
     }
 
-    /// Notes which peers are there, for the next start, and stops.
+    /// Notes which peers are there, for the next start, takes its leave of them, and stops.
     pub fn shutdown(self) -> Result<()> {
         let noted = self.block_on(self.inner.note_peers());
+        let _ = self.block_on(self.inner.handle.close());
         if let Some(mut runtime) = Arc::into_inner(self.runtime)
             && let Some(runtime) = runtime.0.take()
         {
