@@ -74,10 +74,11 @@ impl Link {
         // It writes to its disk, and other questions wait behind that.
         let _storing = matches!(frame, Frame::Put(..) | Frame::Commit(..)).then(|| Excused::on(&self.pulse));
         frame.encode(&mut bytes);
-        self.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let len = bytes.len() as u64;
         let (sent, is_sent) = oneshot::channel();
         self.questions.send((bytes, sent)).await.map_err(|_| gone())?;
         is_sent.await.map_err(|_| gone())?;
+        self.sent_bytes.fetch_add(len, Ordering::Relaxed);
         let received = self.answer(answered).await;
         drop(forget);
         // The first to notice does it: others may find the peer connected again.

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use futures::StreamExt as _;
 
@@ -19,7 +19,7 @@ use crate::monitor::Monitor;
 use crate::net::event_loop::PeerAddresses;
 use crate::net::framed::StreamError;
 use crate::net::link::{Link, Links, unusable};
-use crate::net::wire::{Frame, PutStatus, parcel_bytes};
+use crate::net::wire::{Frame, PutStatus, Refused, parcel_bytes};
 
 /// Bytes of parcels in one frame, unless one chunk alone is longer.
 const FRAME_PARCELS: usize = 512 << 10;
@@ -42,6 +42,8 @@ pub(crate) struct Pushed {
     pub(crate) sent_bytes: u64,
     /// Why the push ended before its time.
     pub(crate) failed: Option<Error>,
+    /// That is because the peer has no room for more, or a quota.
+    pub(crate) full: bool,
 }
 
 /// Puts `chunks`, read from `source`, on `peer` under a lease of `terms`.
@@ -58,7 +60,7 @@ pub(crate) async fn push(
         Ok(link) => link,
         Err(error) => return Pushed { failed: Some(error), ..pushed },
     };
-    let push = Push { link: &link, source, terms, monitor };
+    let push = Push { link: &link, source, terms, monitor, full: AtomicBool::new(false) };
     let mut rest = chunks;
     while !rest.is_empty() && pushed.failed.is_none() {
         // Chunks are a quarter of a MiB or less on average, so so many make about one commit.
@@ -68,6 +70,7 @@ pub(crate) async fn push(
             pushed.failed = Some(error);
         }
     }
+    pushed.full = push.full.into_inner();
     pushed
 }
 
@@ -76,6 +79,8 @@ struct Push<'p> {
     source: Arc<dyn ChunkSource>,
     terms: LeaseTerms,
     monitor: &'p Monitor,
+    /// It said that it is full.
+    full: AtomicBool,
 }
 
 impl Push<'_> {
@@ -176,7 +181,10 @@ impl Push<'_> {
                     PutStatus::NeedsBase => alone.push((parcel.hash, parcel.home)),
                     // Its view of the network is another: somebody else keeps that chunk.
                     PutStatus::Elsewhere => {}
-                    PutStatus::Full => return Err(unusable(&self.link.peer, "it has no room for more")),
+                    PutStatus::Full => {
+                        self.full.store(true, Ordering::Relaxed);
+                        return Err(unusable(&self.link.peer, "it has no room for more"));
+                    }
                     PutStatus::Wrong => {
                         let why = format!("it says that chunk {} is wrong", parcel.hash.short());
                         return Err(unusable(&self.link.peer, &why));
@@ -241,6 +249,9 @@ impl Push<'_> {
 
     async fn ask(&self, frame: impl FnOnce(u32) -> Frame) -> Result<Frame> {
         let answer = self.link.ask(frame).await;
+        if matches!(answer, Err(StreamError::Refused(Refused::Full, _))) {
+            self.full.store(true, Ordering::Relaxed);
+        }
         answer.map(|received| received.frame).map_err(|error| unusable(&self.link.peer, &error.to_string()))
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use caskad::{GetOptions, Monitor, PutOptions};
+use caskad::{Error, GetOptions, Monitor, PutOptions};
 
-use crate::nodes::{Swarm, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, payload, quick, random, restored};
 use crate::raw::Raw;
 
 #[test]
@@ -22,6 +22,23 @@ fn only_the_peers_on_the_list_connect() {
     config.allow = vec![libp2p::PeerId::random()];
     let swarm = Swarm::start(1, config);
     assert!(Raw::try_connect(&swarm.address(0), "caskad").is_none());
+}
+
+#[test]
+fn whoever_puts_is_told_of_peers_that_allow_it_no_more() {
+    let mut config = quick();
+    config.peer_bytes = 1 << 20;
+    let swarm = Swarm::start(3, config);
+    let (warnings, node) = (Warnings::default(), &swarm.nodes[0]);
+    let (name, own) = ("m".parse().unwrap(), payload(random(4 << 20, 1)));
+    let put = node.put(&name, own, &PutOptions::default(), &Monitor::new(warnings.clone()));
+    assert!(matches!(put, Err(Error::TooFewPeers { .. })), "{put:?}");
+    let warnings = warnings.all();
+    for full in &swarm.nodes[1..] {
+        let peer = full.health().unwrap().peer_id.to_string();
+        let told = warnings.iter().any(|warning| warning.contains(&peer) && warning.contains("no room"));
+        assert!(told, "{peer}: {warnings:?}");
+    }
 }
 
 #[test]

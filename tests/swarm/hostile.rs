@@ -1,23 +1,12 @@
 //! Peers that lie, stall, flood, and pretend.
 
-use std::sync::{Arc, Mutex};
-
 use caskad::chunk::{Codec, LeaseTerms, Parcel};
 use caskad::net::wire::{Frame, PutStatus};
-use caskad::{GetOptions, Hash, Monitor, Progress, PutOptions};
+use caskad::{GetOptions, Hash, Monitor, PutOptions};
 
 use crate::liar::{Liar, Lie};
-use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
 use crate::raw::Raw;
-
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
-
-impl Progress for Warnings {
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_owned());
-    }
-}
 
 /// One of four peers lies, and everybody trusts it with a share of the chunks: the reader gets all of them right, from the others.
 fn a_liar_is_replaced(lie: Lie, seed: u64) {
@@ -39,7 +28,7 @@ fn a_liar_is_replaced(lie: Lie, seed: u64) {
     assert!(restored(&out) == bytes, "{lie:?}");
     assert!(report.from_peers > 0);
     if matches!(lie, Lie::WrongBytes | Lie::Bomb) {
-        let named = warnings.0.lock().unwrap().iter().any(|warning| warning.contains(&liar.peer.to_string()));
+        let named = warnings.all().iter().any(|warning| warning.contains(&liar.peer.to_string()));
         assert!(named, "{lie:?}: the liar is named");
         let banned =
             reader.peers().unwrap().into_iter().any(|peer| peer.peer_id == liar.peer.to_string() && peer.banned);

@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use caskad::net::config::NetConfig;
 use caskad::net::transport;
-use caskad::{Node, NodeOptions, Payload, Store, StoreOptions};
+use caskad::{Node, NodeOptions, Payload, Progress, Store, StoreOptions};
 
 /// Addresses of the memory transport are ports of this process; nextest and cargo test run these tests in one or several.
 static NEXT_PORT: AtomicU64 = AtomicU64::new(1);
@@ -93,6 +94,22 @@ impl Swarm {
         for node in &self.nodes {
             eventually("a node knows its peers", || node.peers().unwrap().len() >= most.min(20));
         }
+    }
+}
+
+/// What an operation warns of.
+#[derive(Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Progress for Warnings {
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_owned());
     }
 }
 

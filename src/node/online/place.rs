@@ -101,7 +101,7 @@ impl NodeInner {
                 };
                 let Some((peer, pushed)) = next else { break };
                 here |= peer.peer == self.handle.own();
-                let pushed = self.judge(peer, pushed?);
+                let pushed = self.judge(peer, pushed?, errand.monitor);
                 placed.sent_bytes += pushed.sent_bytes;
                 for hash in pushed.kept {
                     if let Some(keepers) = keepers.get_mut(&hash) {
@@ -151,8 +151,15 @@ impl NodeInner {
     }
 
     /// A peer that failed is not counted on for now.
-    fn judge(&self, peer: PeerAddresses, pushed: Pushed) -> Pushed {
+    fn judge(&self, peer: PeerAddresses, pushed: Pushed, monitor: &Monitor) -> Pushed {
         if let Some(error) = &pushed.failed {
+            if pushed.full {
+                // What can be mended, by whoever runs it, should be known.
+                monitor.warn(&format!(
+                    "peer {} has no room for more, or allows this node no more; others are asked in its place",
+                    peer.peer
+                ));
+            }
             tracing::info!("{} keeps only some of its chunks: {error}", peer.peer);
             self.resolver.went(&peer.peer);
         }
