@@ -46,7 +46,7 @@ fn a_download_is_no_faster_than_its_cap() {
     let swarm = Swarm::start(3, quick());
     let none = Monitor::none();
     let bytes = random(3 << 20, 1);
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    swarm.put(0, "m", bytes.clone());
     let mut slow = Swarm::start(0, quick());
     let mut config = quick();
     config.download_bytes_per_second = 1 << 20;
@@ -55,7 +55,7 @@ fn a_download_is_no_faster_than_its_cap() {
     crate::nodes::eventually("it has joined", || reader.peers().unwrap().len() == 3);
     let out = slow.dir.path().join("out");
     let started = Instant::now();
-    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let name = swarm.name(0, "m");
     let report = reader.get(&name, &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
     assert!(report.from_peers > 0);

@@ -2,10 +2,10 @@
 
 use caskad::chunk::{Codec, LeaseTerms, Parcel};
 use caskad::net::wire::{Frame, PutStatus};
-use caskad::{GetOptions, Hash, Monitor, PutOptions};
+use caskad::{GetOptions, Hash, Monitor};
 
 use crate::liar::{Liar, Lie};
-use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, eventually, quick, random, restored};
 use crate::raw::Raw;
 
 /// One of four peers lies, and everybody trusts it with a share of the chunks: the reader gets all of them right, from the others.
@@ -19,10 +19,10 @@ fn a_liar_is_replaced(lie: Lie, seed: u64) {
     eventually("all know the liar", || swarm.nodes.iter().all(there));
     let bytes = random(6 << 20, seed);
     let none = Monitor::none();
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    swarm.put(0, "m", bytes.clone());
     let out = swarm.dir.path().join("out");
     let warnings = Warnings::default();
-    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let name = swarm.name(0, "m");
     let reader = &swarm.nodes[3];
     let report = reader.get(&name, &out, &GetOptions::default(), &Monitor::new(warnings.clone())).unwrap();
     assert!(restored(&out) == bytes, "{lie:?}");
@@ -112,8 +112,7 @@ fn a_node_keeps_what_belongs_to_it_and_no_more() {
     while elsewhere.is_empty() {
         assert!(seed < 20, "{} chunks are kept", kept.len());
         seed += 1;
-        let (name, own) = ("m".parse().unwrap(), payload(random(8 << 20, seed)));
-        swarm.nodes[0].put(&name, own, &PutOptions::default(), &Monitor::none()).unwrap();
+        swarm.put(0, "m", random(8 << 20, seed));
         for _ in 0..60 {
             request += 1;
             let plain = random(1000, 1000 + u64::from(request));
@@ -203,7 +202,7 @@ fn frames_that_make_no_sense_end_their_stream_and_nothing_else() {
 fn a_slow_reader_is_cut_off_and_holds_nobody_up() {
     let swarm = Swarm::start(2, quick());
     let bytes = random(4 << 20, 8);
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes), &PutOptions::default(), &Monitor::none()).unwrap();
+    swarm.put(0, "m", bytes);
     let version = swarm.nodes[0].store().version(&"m".parse().unwrap()).unwrap();
     let mut raw = Raw::connect(&swarm.address(0), "caskad");
     // Ask for much, read nothing.
@@ -215,7 +214,7 @@ fn a_slow_reader_is_cut_off_and_holds_nobody_up() {
     }
     raw.send_some(&frames);
     let out = swarm.dir.path().join("out");
-    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let name = swarm.name(0, "m");
     swarm.nodes[1].get(&name, &out, &GetOptions::default(), &Monitor::none()).unwrap();
     eventually("the slow reader is cut off", || swarm.nodes[0].health().unwrap().broken_streams > 0);
 }

@@ -1,8 +1,8 @@
 //! A hundred nodes in one process.
 
-use caskad::{GetOptions, Monitor, PutOptions};
+use caskad::{GetOptions, Monitor};
 
-use crate::nodes::{Swarm, payload, quick, random, restored};
+use crate::nodes::{Swarm, quick, random, restored};
 
 #[test]
 fn a_hundred_nodes_find_each_other_and_what_they_keep() {
@@ -12,14 +12,13 @@ fn a_hundred_nodes_find_each_other_and_what_they_keep() {
     let swarm = Swarm::start(100, config);
     let none = Monitor::none();
     let bytes = random(24 << 20, 1);
-    let put =
-        swarm.nodes[17].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    let put = swarm.put(17, "m", bytes.clone());
     let network = put.network.unwrap();
     assert_eq!(network.replicas, 3);
     // Those for the chunks, and those for the record: its place, itself before and after, and the catalogue's.
     assert!(network.lookups <= 100 / 11 + 8 + 4, "{network:?}");
     let out = swarm.dir.path().join("out");
-    let name = format!("@{}/m", swarm.nodes[17].scope()).parse().unwrap();
+    let name = swarm.name(17, "m");
     let report = swarm.nodes[83].get(&name, &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
     assert!(report.lookups <= 100 / 11 + 8 + 3, "{}", report.lookups);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use caskad::net::config::NetConfig;
 use caskad::net::transport;
-use caskad::{Node, NodeOptions, Payload, Progress, Store, StoreOptions};
+use caskad::{Monitor, Node, NodeOptions, Payload, Progress, PutOptions, PutReport, Store, StoreOptions, VersionRef};
 
 /// Addresses of the memory transport are ports of this process; nextest and cargo test run these tests in one or several.
 static NEXT_PORT: AtomicU64 = AtomicU64::new(1);
@@ -86,6 +86,18 @@ impl Swarm {
 
     pub(crate) fn store(&self, index: usize) -> PathBuf {
         self.dir.path().join(format!("node-{index}"))
+    }
+
+    /// Puts `bytes` on node `index`, as the next version of `key`.
+    #[track_caller]
+    pub(crate) fn put(&self, index: usize, key: &str, bytes: Vec<u8>) -> PutReport {
+        let name = key.parse().unwrap();
+        self.nodes[index].put(&name, payload(bytes), &PutOptions::default(), &Monitor::none()).unwrap()
+    }
+
+    /// The name by which others get the newest version of `key` of node `index`.
+    pub(crate) fn name(&self, index: usize, key: &str) -> VersionRef {
+        format!("@{}/{key}", self.nodes[index].scope()).parse().unwrap()
     }
 
     /// Waits until every node knows every other.

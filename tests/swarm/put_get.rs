@@ -1,17 +1,15 @@
 //! Put on one node, get on another.
 
-use caskad::{Error, GetOptions, Monitor, Part, PutOptions};
+use caskad::{Error, GetOptions, Monitor, Part};
 
-use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, eventually, quick, random, restored};
 
 #[test]
 fn what_one_node_puts_another_gets_byte_for_byte() {
     let swarm = Swarm::start(5, quick());
     let none = Monitor::none();
     let bytes = random(3 << 20, 1);
-    let put = swarm.nodes[0]
-        .put(&"team/model@best".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none)
-        .unwrap();
+    let put = swarm.put(0, "team/model@best", bytes.clone());
     let network = put.network.unwrap();
     assert_eq!(network.replicas, 3);
     assert!(network.lookups > 0 && network.sent_bytes > 0);
@@ -38,8 +36,8 @@ fn a_range_fetches_only_its_chunks() {
     let swarm = Swarm::start(5, quick());
     let none = Monitor::none();
     let bytes = random(8 << 20, 2);
-    swarm.nodes[1].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
-    let name = format!("@{}/m", swarm.nodes[1].scope()).parse().unwrap();
+    swarm.put(1, "m", bytes.clone());
+    let name = swarm.name(1, "m");
     let mut options = GetOptions::default();
     options.part = Part::Range { file: None, range: (4_000_000, Some(4_100_000)) };
     let mut out = Vec::new();
@@ -59,8 +57,8 @@ fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
     let mut swarm = Swarm::start(20, config);
     let none = Monitor::none();
     let bytes = random(8 << 20, 3);
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
-    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    swarm.put(0, "m", bytes.clone());
+    let name = swarm.name(0, "m");
     // Those that step in by rank are 8 of the 10 that are left: for some chunks, the publisher is not among them.
     let lost: u64 = swarm.nodes.drain(1..11).map(|node| node.store().stat().unwrap().stored_bytes).sum();
     assert!(lost > 1 << 20, "{lost}");
@@ -72,14 +70,10 @@ fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
 #[test]
 fn peers_that_are_gone_cost_a_small_network_no_lookups() {
     let mut swarm = Swarm::start(6, quick());
-    let none = Monitor::none();
     swarm.nodes.drain(1..3);
-    let put = |seed| {
-        let payload = payload(random(3 << 20, seed));
-        swarm.nodes[0].put(&"m".parse().unwrap(), payload, &PutOptions::default(), &none).unwrap().network.unwrap()
-    };
+    let lookups = |seed| swarm.put(0, "m", random(3 << 20, seed)).network.unwrap().lookups;
     // For a chunk, for the record, and as many again when the routing tables change meanwhile.
-    assert!((1..3).all(|seed| put(seed).lookups <= 4));
+    assert!((1..3).all(|seed| lookups(seed) <= 4));
 }
 
 #[test]
@@ -89,9 +83,8 @@ fn a_put_does_not_wait_for_the_last_holder_and_that_one_is_not_forgotten() {
     slow.download_bytes_per_second = 256 << 10;
     let slow = swarm.add_with(slow);
     swarm.settle();
-    let none = Monitor::none();
     let publisher = &swarm.nodes[0];
-    let put = publisher.put(&"m".parse().unwrap(), payload(random(3 << 20, 1)), &PutOptions::default(), &none).unwrap();
+    let put = swarm.put(0, "m", random(3 << 20, 1));
     assert_eq!(put.network.unwrap().replicas, 2, "a majority");
     assert_eq!(publisher.health().unwrap().unpublished, 1);
     eventually("the slow one has what belongs to it", || publisher.health().unwrap().unpublished == 0);

@@ -45,16 +45,15 @@ fn a_reader_of_version_1_receives_version_2_as_differences() {
 fn a_key_of_few_versions_and_of_many_is_found_alike() {
     // The catalogue of a few is in the record; of many it is a document.
     let swarm = Swarm::start(4, quick());
-    let (none, name) = (Monitor::none(), "m".parse().unwrap());
-    let far = format!("@{}/m", swarm.nodes[0].scope());
+    let none = Monitor::none();
     for number in 1..=12_u64 {
-        swarm.nodes[0].put(&name, payload(random(1 << 16, number)), &PutOptions::default(), &none).unwrap();
-        let log = swarm.nodes[3].log(&far.parse().unwrap(), &none).unwrap();
+        swarm.put(0, "m", random(1 << 16, number));
+        let log = swarm.nodes[3].log(&swarm.name(0, "m").key, &none).unwrap();
         assert_eq!(log.iter().map(|version| version.version).collect::<Vec<_>>(), (1..=number).collect::<Vec<_>>());
     }
     for number in [1, 12] {
         let out = swarm.dir.path().join(format!("out-{number}"));
-        let wanted = format!("{far}@{number}").parse().unwrap();
+        let wanted = swarm.name(0, &format!("m@{number}"));
         swarm.nodes[2].get(&wanted, &out, &GetOptions::default(), &none).unwrap();
         assert!(restored(&out) == random(1 << 16, number));
     }
@@ -82,8 +81,8 @@ fn an_interrupted_get_fetches_no_verified_chunk_again() {
     let swarm = Swarm::start(5, quick());
     let none = Monitor::none();
     let bytes = random(16 << 20, 1);
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
-    let name = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    swarm.put(0, "m", bytes.clone());
+    let name = swarm.name(0, "m");
     let reader = swarm.nodes.iter().skip(1).min_by_key(|node| node.store().stat().unwrap().chunks).unwrap();
     let before = reader.store().stat().unwrap().chunks;
     let stopper = Arc::new(Stopper { monitor: std::sync::OnceLock::new(), left: AtomicU64::new(3 << 20) });
@@ -143,11 +142,10 @@ fn what_is_removed_is_no_longer_kept() {
 fn every_node_sees_the_newest_record() {
     let swarm = Swarm::start(4, quick());
     let none = Monitor::none();
-    let name = "m".parse().unwrap();
     for seed in 1..3 {
-        swarm.nodes[0].put(&name, payload(random(100_000, seed)), &PutOptions::default(), &none).unwrap();
+        swarm.put(0, "m", random(100_000, seed));
     }
-    let scoped = format!("@{}/m", swarm.nodes[0].scope()).parse().unwrap();
+    let scoped = swarm.name(0, "m").key;
     let latest = |node: usize| swarm.nodes[node].log(&scoped, &none).unwrap().last().unwrap().version;
     assert_eq!((latest(1), latest(2), latest(3)), (2, 2, 2));
 }
@@ -157,7 +155,7 @@ fn a_version_of_anothers_is_kept_by_the_name_that_its_scope_has_here() {
     let swarm = Swarm::start(4, quick());
     let none = Monitor::none();
     let bytes = random(1 << 20, 9);
-    swarm.nodes[0].put(&"m".parse().unwrap(), payload(bytes.clone()), &PutOptions::default(), &none).unwrap();
+    swarm.put(0, "m", bytes.clone());
     let reader = &swarm.nodes[3];
     let store = reader.store();
     store.set_alias("alice", swarm.nodes[0].scope()).unwrap();
@@ -168,7 +166,7 @@ fn a_version_of_anothers_is_kept_by_the_name_that_its_scope_has_here() {
     let label = "mine".parse().unwrap();
     assert_eq!(store.tag(&version, &label).unwrap().labels, std::slice::from_ref(&label));
     assert!(store.verify(&version, &none).unwrap().ok);
-    let shown = store.show(&format!("@{}/m@1", swarm.nodes[0].scope()).parse().unwrap()).unwrap();
+    let shown = store.show(&swarm.name(0, "m@1")).unwrap();
     assert!(shown.summary.pinned && shown.summary.labels == [label]);
     assert!(matches!(store.remove(&version), Err(Error::Syntax { .. })), "it is pinned");
     assert!(!store.unpin(&version).unwrap().pinned);
