@@ -158,6 +158,19 @@ impl NetTables {
         })
     }
 
+    /// What was published of each name.
+    pub(crate) fn all_published(&self) -> Result<Vec<(String, Published)>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(PUBLISHED)?;
+            let rows = table.iter()?.map(|row| {
+                let (name, row) = row?;
+                let (seq, refs, complete) = row.value();
+                Ok((name.value().to_owned(), Published { seq, refs: Hash::from_bytes(*refs), complete }))
+            });
+            rows.collect()
+        })
+    }
+
     /// Notes the number of a record that is about to be published, durably: it is given out once.
     pub(crate) fn set_published(&self, name: &str, published: Published) -> Result<()> {
         self.write_published(Durability::Immediate, name, published)

@@ -62,6 +62,16 @@ impl Swarm {
         node
     }
 
+    /// One node more, which publishes in the scope of node `index`.
+    pub(crate) fn add_sharing(&mut self, index: usize) -> Node {
+        let directory = self.store(self.ports.len());
+        drop(Store::open(&directory).unwrap());
+        std::fs::copy(self.store(index).join("identity.key"), directory.join("identity.key")).unwrap();
+        let node = self.add();
+        self.settle();
+        node
+    }
+
     /// Starts node `index` on its directory.
     pub(crate) fn launch(&self, index: usize, mut config: NetConfig) -> Node {
         let listen = format!("/memory/{}", self.ports[index]);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::net::transport;
-use caskad::{GetOptions, Hash, Identity, Monitor, Node, PutOptions, Store, limits};
+use caskad::{GetOptions, Hash, Identity, Monitor, Node, PutOptions, limits};
 use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, QueryId, QueryResult, Quorum, store::MemoryStore};
@@ -178,11 +178,7 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     config.ttl = Duration::from_secs(20);
     let mut swarm = Swarm::start(4, config.clone());
     let none = Monitor::none();
-    let other = swarm.store(4);
-    drop(Store::open(&other).unwrap());
-    std::fs::copy(swarm.store(0).join("identity.key"), other.join("identity.key")).unwrap();
-    let second = swarm.add();
-    swarm.settle();
+    let second = swarm.add_sharing(0);
     let first = swarm.nodes[0].clone();
     let scope = first.scope();
     assert_eq!(second.scope(), scope);
@@ -222,4 +218,34 @@ fn machines_that_share_a_scope_publish_side_by_side() {
         std::thread::sleep(Duration::from_millis(500));
     }
     eventually("the keys of both are still listed", || names(&swarm.nodes[1]) == ["k/a", "k/b", "k/f"]);
+}
+
+#[test]
+fn what_is_removed_is_named_no_more_and_what_others_of_the_scope_have_stays() {
+    let mut swarm = Swarm::start(4, quick());
+    let second = swarm.add_sharing(0);
+    let (first, reader, none) = (swarm.nodes[0].clone(), swarm.nodes[2].clone(), Monitor::none());
+    let versions = |key: &str| -> Vec<u64> {
+        let log = reader.log(&swarm.name(0, key).key, &none).unwrap_or_default();
+        log.iter().map(|version| version.version).collect()
+    };
+    let remove = |version: &str| first.store().remove(&version.parse().unwrap()).unwrap();
+    swarm.put(0, "alone", random(100_000, 1));
+    swarm.put(0, "both", random(100_000, 2));
+    swarm.put(0, "both", random(100_000, 3));
+    remove("both@1");
+    first.publish(&"both".parse().unwrap(), &none).unwrap();
+    second.put(&"both".parse().unwrap(), payload(random(100_000, 4)), &PutOptions::default(), &none).unwrap();
+    assert_eq!((versions("alone"), versions("both")), (vec![1], vec![1, 2]));
+    remove("alone@1");
+    remove("both@2");
+    first.wake();
+    eventually("what is left is named", || versions("alone").is_empty() && versions("both") == [1]);
+    let names = || -> Vec<String> {
+        let keys = reader.keys_of(&first.scope(), &none).unwrap_or_default();
+        keys.iter().map(|key| key.key.name().to_owned()).collect()
+    };
+    eventually("and listed", || names() == ["both"]);
+    assert_eq!(swarm.put(0, "alone", random(100_000, 5)).version, 2);
+    assert_eq!(versions("alone"), [2], "what comes later is named again");
 }

@@ -17,8 +17,10 @@ mod overview;
 mod place;
 mod publish;
 mod pull;
+mod record;
 mod tasks;
 mod upkeep;
+mod withdraw;
 
 pub(crate) use find::Look;
 pub use node::{Node, NodeOptions};

@@ -1,14 +1,12 @@
 //! Publishing a key: its versions' chunks go where they belong, with them its catalogue where the record has no room for that, and last the
 //! signed record.
 //!
-//! Chunks come first, so whoever reads the record finds what it names. The record counts when a majority of the peers that it belongs to
-//! has taken it; unless all of them have, it is read once more. What could not be done is noted, and the upkeep does it when peers come.
+//! Chunks come first, so whoever reads the record finds what it names. What could not be done is noted, and the upkeep does it when peers
+//! come.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use libp2p::kad;
 
 use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
@@ -18,30 +16,19 @@ use crate::limits;
 use crate::manifest::Manifest;
 use crate::monitor::Monitor;
 use crate::net::catalogue::{Catalogue, CataloguedVersion, ListedKey, Listing};
-use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
-use crate::net::tables::Published;
+use crate::net::record::Body;
 use crate::node::list::labels_of;
 use crate::node::online::body::Document;
-use crate::node::online::find::{Look, persist};
-use crate::node::online::merge::{merge_keys, merge_versions};
+use crate::node::online::find::persist;
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::place::Placed;
+use crate::node::online::record::Named;
 use crate::node::online::tasks::blocking;
 use crate::node::payload::Payload;
 use crate::node::put::PutOptions;
 use crate::node::report::{NetPut, PutReport};
 use crate::refs::VersionEntry;
 use crate::store::KeyRefs;
-
-/// How often a record is put that others who share the scope's key come before.
-const TURNS: u32 = 3;
-
-/// What a record tells of.
-#[derive(Clone, Copy)]
-enum Named<'h> {
-    Versions(&'h Key, &'h Catalogue),
-    Keys(&'h Listing),
-}
 
 /// How long those who are late are waited for at least, once a majority keeps what somebody waits for.
 const GRACE: Duration = Duration::from_secs(3);
@@ -64,6 +51,14 @@ pub(super) struct PlacedAt {
     expires_unix_ms: Option<u64>,
     /// On as many peers as it should be, and not just on a majority.
     complete: bool,
+}
+
+/// What there is to do for a version.
+enum Standing {
+    /// Nothing: it was seen not long ago to be where it belongs, on as many peers as it should be if that is `complete`.
+    Placed { complete: bool },
+    /// It has to be placed.
+    Unplaced(Unplaced),
 }
 
 /// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
@@ -134,17 +129,21 @@ impl NodeInner {
             if let Some(version) = unplaced.take() {
                 placed.add(self.place_version(version, errand).await?);
             }
-            let manifest;
-            (manifest, unplaced) = self.describe_version(entry, errand).await?;
-            let late = unplaced.is_none() && self.placed_at(entry).is_some_and(|placed| !placed.complete);
-            placed.incomplete += usize::from(late);
+            let (manifest, standing) = self.describe_version(entry, errand).await?;
+            match standing {
+                Standing::Placed { complete } => placed.incomplete += usize::from(!complete),
+                Standing::Unplaced(version) => unplaced = Some(version),
+            }
             let labels = labels_of(&refs, *number);
             catalogue
                 .versions
                 .insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels, peer: None });
         }
         let Some((latest, _)) = catalogue.versions.last_key_value() else {
-            // Nothing is left: the record ends with its time, and the listing does not name the key any more.
+            if refs.versions.is_empty() {
+                placed.add(self.withdraw(key, errand).await?);
+            }
+            // What has expired, the record has expired with.
             self.note_unpublished(key, false);
             return Ok(placed);
         };
@@ -194,43 +193,18 @@ impl NodeInner {
         turn.lock_owned().await
     }
 
-    /// The record of a key that has these versions. The catalogue is placed, unless it fits in.
-    async fn record_of(&self, key: &Key, catalogue: &Catalogue, errand: Errand<'_>) -> Result<(Record, Placed)> {
-        let newest = catalogue.versions.last_key_value();
-        let (version, newest) =
-            newest.ok_or_else(|| Error::Network { what: "the record", why: format!("{key} has no versions") })?;
-        let ends = catalogue.versions.values().map(|version| version.entry.expires_unix_ms.unwrap_or(u64::MAX));
-        let mut record = Record {
-            publisher: self.identity.scope(),
-            name: key.as_str().to_owned(),
-            seq: 0,
-            version: *version,
-            manifest: newest.manifest,
-            catalogue: CataloguePlace::Inline(Vec::new()),
-            expires_unix_ms: ends.max().unwrap_or(u64::MAX),
-            peer: self.owner,
-        };
-        let catalogue = catalogue.encode();
-        if catalogue.len() <= record.room() {
-            record.catalogue = CataloguePlace::Inline(catalogue);
-            return Ok((record, self.nothing_placed()));
-        }
-        let (body, placed) = self.place_document(catalogue, errand).await?;
-        record.catalogue = CataloguePlace::Chunks(body);
-        Ok((record, placed))
-    }
-
-    fn nothing_placed(&self) -> Placed {
+    pub(super) fn nothing_placed(&self) -> Placed {
         Placed { fewest: self.config.replication_factor, ..Placed::default() }
     }
 
-    /// What a catalogue says of a version; and what there is to place of it, unless it was seen not long ago to be where it belongs.
-    async fn describe_version(&self, entry: &VersionEntry, errand: Errand<'_>) -> Result<(Body, Option<Unplaced>)> {
+    /// What a catalogue says of a version, and what there is to do for it.
+    async fn describe_version(&self, entry: &VersionEntry, errand: Errand<'_>) -> Result<(Body, Standing)> {
         let hash = entry.manifest;
-        let fresh = self.placed_at(entry).is_some_and(|placed| placed.complete || !errand.thorough);
-        let short = entry.manifest_bytes <= limits::CHUNK_BYTES as u64;
-        if fresh && short {
-            return Ok((Body { hash, len: entry.manifest_bytes, pieces: None }, None));
+        let placed = self.placed_at(entry).filter(|placed| placed.complete || !errand.thorough);
+        if let Some(PlacedAt { complete, .. }) = placed
+            && entry.manifest_bytes <= limits::CHUNK_BYTES as u64
+        {
+            return Ok((Body { hash, len: entry.manifest_bytes, pieces: None }, Standing::Placed { complete }));
         }
         let store = self.store.clone();
         let end = self.lease_end().min(entry.expires_unix_ms.unwrap_or(u64::MAX));
@@ -245,13 +219,14 @@ impl NodeInner {
             Ok::<_, Error>((store.store_document(&bytes, terms)?, manifest))
         });
         let (mut document, manifest) = read.await?;
-        if fresh {
+        if let Some(placed) = placed {
             persist(document.intake).await?;
-            return Ok((document.body, None));
+            return Ok((document.body, Standing::Placed { complete: placed.complete }));
         }
         let homed = manifest.chunks.iter().enumerate();
         document.chunks.extend(homed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
-        Ok((document.body, Some(Unplaced { document, terms, expires_unix_ms: entry.expires_unix_ms })))
+        let unplaced = Unplaced { document, terms, expires_unix_ms: entry.expires_unix_ms };
+        Ok((unplaced.document.body, Standing::Unplaced(unplaced)))
     }
 
     /// How a version was placed, if that was not long ago, and for as long as it is to be kept now.
@@ -273,138 +248,6 @@ impl NodeInner {
         Ok(placed)
     }
 
-    /// Places a catalogue or listing.
-    async fn place_document(&self, bytes: Vec<u8>, errand: Errand<'_>) -> Result<(Body, Placed)> {
-        let store = self.store.clone();
-        let terms = LeaseTerms { manifest: Hash::of(&bytes), owner: self.owner, expires_unix_ms: self.lease_end() };
-        let document = blocking(move || store.store_document(&bytes, terms)).await?;
-        let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
-        Ok((document.body, placed))
-    }
-
-    /// Puts a record of what is `here`, for which its number is yet to be found, and which ends with a lease at the latest. What it points at
-    /// is placed. Where another machine that shares the scope's key has published under the name, it becomes one of what both have; what of
-    /// that had to be placed is the answer.
-    async fn publish_record(&self, mut record: Record, here: Named<'_>, errand: Errand<'_>) -> Result<Placed> {
-        let (publisher, name) = (record.publisher, record.name.clone());
-        let published = self.tables.published(&name)?;
-        let known = published.map_or(0, |published| published.seq);
-        let seen = self.tables.seen(&Record::key(&publisher, &name))?.unwrap_or(0);
-        // What others have published is in the last record, which may be this node's: unless it is known that there is none, that is read.
-        let alone = known == 0 || lock(&self.alone).contains(&name);
-        // A number that was given out and is not known to have been taken may be that of another's record.
-        let unsure = seen > known || published.is_some_and(|published| published.refs == Hash::default());
-        let mut found = match unsure || !alone {
-            true => self.find_record(&publisher, &name, Look::Newest).await?,
-            false => None,
-        };
-        let mut placed = self.nothing_placed();
-        for turn in 1.. {
-            let mut before = known.max(seen);
-            let mut alone = true;
-            if let Some(found) = &found {
-                before = before.max(found.record.seq);
-                if let Some((merged, documents)) = self.with_others(here, found, errand).await? {
-                    (record, alone) = (merged, false);
-                    placed.add(documents);
-                }
-            }
-            record.seq = before.checked_add(1).ok_or(Error::Limit {
-                what: "the number of a record",
-                found: before,
-                limit: u64::MAX,
-            })?;
-            record.expires_unix_ms = record.expires_unix_ms.min(self.lease_end());
-            let Err(error) = self.put_record(record.clone()).await else {
-                match alone {
-                    true => lock(&self.alone).insert(name),
-                    false => lock(&self.alone).remove(&name),
-                };
-                break;
-            };
-            // Too few peers took it; or another has published meanwhile, and this comes after that.
-            found = self.find_record(&publisher, &name, Look::Newest).await?;
-            let behind = found.as_ref().is_some_and(|found| {
-                let newest = (found.record.seq, found.record.peer != self.owner);
-                newest > (record.seq, false)
-            });
-            if turn == TURNS || !behind {
-                return Err(error);
-            }
-        }
-        Ok(placed)
-    }
-
-    /// The record of what is `here` and of what others have published in the record that was found, if they have; and what of it had to be
-    /// placed.
-    async fn with_others(
-        &self,
-        here: Named<'_>,
-        found: &SignedRecord,
-        errand: Errand<'_>,
-    ) -> Result<Option<(Record, Placed)>> {
-        let peer = found.record.peer;
-        match here {
-            Named::Versions(key, catalogue) => {
-                let theirs = self.catalogue_in(found, key, errand.monitor).await?;
-                let merged = merge_versions(key, catalogue, theirs, peer, self.owner)?;
-                if merged.versions.len() == catalogue.versions.len() {
-                    return Ok(None);
-                }
-                self.record_of(key, &merged, errand).await.map(Some)
-            }
-            Named::Keys(listing) => {
-                let theirs = self.listing_in(found, errand.monitor).await?;
-                let merged = merge_keys(listing, theirs, peer, self.owner);
-                if merged.keys.len() == listing.keys.len() {
-                    return Ok(None);
-                }
-                self.record_of_listing(&merged, errand).await.map(Some)
-            }
-        }
-    }
-
-    /// Signs a record, and puts it where it belongs.
-    async fn put_record(&self, record: Record) -> Result<()> {
-        let key = Record::key(&record.publisher, &record.name);
-        let (name, version, seq) = (record.name.clone(), record.version, record.seq);
-        let signed = record.sign(&self.identity);
-        let (tables, noted) = (self.tables.clone(), name.clone());
-        let number = Published { seq, refs: Hash::default(), complete: false };
-        blocking(move || tables.set_published(&noted, number)).await?;
-        let peers = self.handle.closest(key.as_bytes().to_vec()).await?.peers;
-        let peers: Vec<_> = peers.into_iter().map(|peer| peer.peer).take(limits::RECORD_REPLICAS.get()).collect();
-        // This node is one of them.
-        let asked = peers.len() + 1;
-        let needed = asked / 2 + 1;
-        let place = kad::RecordKey::new(key.as_bytes());
-        let kept = kad::Record { key: place, value: signed.bytes().to_vec(), publisher: None, expires: None };
-        let (here, there) = self.handle.put_record(kept, peers).await?;
-        let found = usize::from(here) + there.len();
-        if found < needed {
-            let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
-            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
-        }
-        if found == asked {
-            // Each has it, and refuses what is older from now on: there is nothing to be found out by reading it.
-            return self.note_seen(key, seq).await;
-        }
-        match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
-            Some(found) if found.record.seq > seq || found.bytes() == signed.bytes() => Ok(()),
-            _ => Err(Error::Network {
-                what: "the record",
-                why: format!("the record of {name:?} cannot be read back; the node tries again"),
-            }),
-        }
-    }
-
-    fn note_published(&self, name: &str, refs: Hash, complete: bool) -> Result<()> {
-        match self.tables.published(name)? {
-            Some(published) => self.tables.note_published(name, Published { refs, complete, ..published }),
-            None => Ok(()),
-        }
-    }
-
     /// Publishes the list of this scope's keys.
     pub(super) async fn publish_listing(&self, all: &BTreeMap<Key, KeyRefs>, errand: Errand<'_>) -> Result<()> {
         let _turn = self.turn("").await;
@@ -422,22 +265,6 @@ impl NodeInner {
         let (record, mut placed) = self.record_of_listing(&listing, errand).await?;
         placed.add(self.publish_record(record, Named::Keys(&listing), errand).await?);
         self.note_published("", fingerprint, placed.incomplete == 0)
-    }
-
-    /// The record of a listing, which is placed.
-    async fn record_of_listing(&self, listing: &Listing, errand: Errand<'_>) -> Result<(Record, Placed)> {
-        let (listing, placed) = self.place_document(listing.encode(), errand).await?;
-        let record = Record {
-            publisher: self.identity.scope(),
-            name: String::new(),
-            seq: 0,
-            version: 0,
-            manifest: listing,
-            catalogue: CataloguePlace::Chunks(listing),
-            expires_unix_ms: u64::MAX,
-            peer: self.owner,
-        };
-        Ok((record, placed))
     }
 }
 
@@ -469,7 +296,7 @@ pub(super) fn fingerprint(refs: &KeyRefs) -> Hash {
 }
 
 impl Placed {
-    fn add(&mut self, other: Placed) {
+    pub(super) fn add(&mut self, other: Placed) {
         self.chunks += other.chunks;
         self.short += other.short;
         self.incomplete += other.incomplete;

@@ -137,11 +137,13 @@ impl NodeInner {
         let store = self.store.clone();
         let all: BTreeMap<Key, KeyRefs> = blocking(move || store.inner.chunks.all_refs("")).await?;
         let own = || all.iter().filter(|(key, _)| key.scope().is_none());
+        let removed = self.removed_keys(own().map(|(key, _)| key).collect()).await?;
+        removed.iter().for_each(|key| self.note_unpublished(key, true));
         for (key, refs) in own() {
             let published = self.is_published(key, refs)?;
             self.note_unpublished(key, !published);
         }
-        if all.is_empty() || self.connected().await? == 0 {
+        if (all.is_empty() && removed.is_empty()) || self.connected().await? == 0 {
             return Ok(());
         }
         if renew {
@@ -152,7 +154,7 @@ impl NodeInner {
         let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
         let mut first = None;
         let mut changed = renew;
-        for (key, _) in own() {
+        for key in own().map(|(key, _)| key).chain(&removed) {
             if !renew && !lock(&self.unpublished).contains(key.as_str()) {
                 continue;
             }

@@ -1,0 +1,50 @@
+//! Taking back what the network still says of a key whose last version was removed here: a record without this machine's versions, and in
+//! the end without any, takes the place of the one that names them. Otherwise that would hold until its time is up.
+
+use std::collections::BTreeSet;
+
+use crate::error::Result;
+use crate::key::Key;
+use crate::net::catalogue::Catalogue;
+use crate::node::online::find::Look;
+use crate::node::online::node::NodeInner;
+use crate::node::online::place::Placed;
+use crate::node::online::publish::{Errand, fingerprint};
+use crate::node::online::record::Named;
+use crate::node::online::tasks::blocking;
+use crate::store::KeyRefs;
+
+impl NodeInner {
+    /// The keys of this scope that were published and of which nothing is left but what the network says; `here` are those that have
+    /// versions.
+    pub(super) async fn removed_keys(&self, here: BTreeSet<&Key>) -> Result<Vec<Key>> {
+        let tables = self.tables.clone();
+        let published = blocking(move || tables.all_published()).await?;
+        let nothing = fingerprint(&KeyRefs::default());
+        let stands = published.into_iter().filter(|(_, published)| published.refs != nothing || !published.complete);
+        let keys = stands.filter_map(|(name, _)| name.parse::<Key>().ok());
+        Ok(keys.filter(|key| !here.contains(key)).collect())
+    }
+
+    /// Publishes that nothing is left of `key` on this machine, if the network says otherwise. Versions that others who share the scope have
+    /// published stay.
+    pub(super) async fn withdraw(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
+        let nothing = Catalogue::default();
+        let mut placed = self.nothing_placed();
+        if self.is_named(key, errand).await? {
+            let (record, _) = self.record_of(key, &nothing, errand).await?;
+            placed.add(self.publish_record(record, Named::Versions(key, &nothing), errand).await?);
+        }
+        self.note_published(key.as_str(), fingerprint(&KeyRefs::default()), true)?;
+        Ok(placed)
+    }
+
+    /// Whether a record names a version that this machine has published.
+    async fn is_named(&self, key: &Key, errand: Errand<'_>) -> Result<bool> {
+        let Some(found) = self.find_record(&self.identity.scope(), key.name(), Look::Newest).await? else {
+            return Ok(false);
+        };
+        let catalogue = self.catalogue_in(&found, key, errand.monitor).await?;
+        Ok(catalogue.versions.values().any(|version| version.peer.unwrap_or(found.record.peer) == self.owner))
+    }
+}
