@@ -5,8 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -22,159 +20,8 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
+use crate::net::handle::{Closest, Command, FoundRecords, Handle, NetworkView, PeerAddresses, PeerEvent};
 use crate::net::region::ANSWERS;
-
-/// A peer and where it can be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PeerAddresses {
-    /// Who.
-    pub(crate) peer: PeerId,
-    /// Where it says that it listens.
-    pub(crate) addresses: Vec<Multiaddr>,
-}
-
-/// The answer to a lookup.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Closest {
-    /// The peers closest to the key, the closest first.
-    pub(crate) peers: Vec<PeerAddresses>,
-    /// No peer that was asked failed to answer.
-    pub(crate) complete: bool,
-}
-
-/// What the swarm knows of the network.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct NetworkView {
-    /// Addresses that this node listens on.
-    pub(crate) listening: Vec<Multiaddr>,
-    /// Peers with a connection.
-    pub(crate) connected: Vec<PeerAddresses>,
-    /// Peers in the routing table.
-    pub(crate) known: Vec<PeerAddresses>,
-    /// Peers in each bucket of the routing table that is not empty, the farthest bucket last.
-    pub(crate) bucket_sizes: Vec<usize>,
-}
-
-/// A peer came or went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PeerEvent {
-    /// A first connection to it is up, or it entered the routing table.
-    Came(PeerId),
-    /// Its last connection is gone.
-    Went(PeerId),
-}
-
-enum Command {
-    Listen(Multiaddr, oneshot::Sender<Result<Multiaddr>>),
-    Dial(Multiaddr),
-    Connect(PeerAddresses, oneshot::Sender<Result<()>>),
-    Disconnect(PeerId),
-    Closest(Vec<u8>, oneshot::Sender<Closest>),
-    PutRecord(kad::Record, Vec<PeerId>, oneshot::Sender<(bool, Vec<PeerId>)>),
-    GetRecord(kad::RecordKey, usize, oneshot::Sender<FoundRecords>),
-    View(oneshot::Sender<NetworkView>),
-    Close(oneshot::Sender<()>),
-}
-
-/// Asks the swarm. Cheap to clone; the swarm ends with the last handle.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    own: PeerId,
-    commands: mpsc::Sender<Command>,
-    events: broadcast::Sender<PeerEvent>,
-    streams: libp2p_stream::Control,
-    lookups: Arc<AtomicU64>,
-}
-
-impl std::fmt::Debug for Handle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handle").field("own", &self.own).finish_non_exhaustive()
-    }
-}
-
-/// What is told to whoever asks a swarm that has ended.
-fn ended() -> Error {
-    Error::Network { what: "the node", why: "it is shutting down; start it again".to_owned() }
-}
-
-impl Handle {
-    pub(crate) fn own(&self) -> PeerId {
-        self.own
-    }
-
-    pub(crate) fn streams(&self) -> libp2p_stream::Control {
-        self.streams.clone()
-    }
-
-    /// What happens to peers from now on.
-    pub(crate) fn events(&self) -> broadcast::Receiver<PeerEvent> {
-        self.events.subscribe()
-    }
-
-    /// Lookups so far, for keys and records.
-    pub(crate) fn lookups(&self) -> u64 {
-        self.lookups.load(Ordering::Relaxed)
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())
-    }
-
-    /// Listens on `address`; answers with the first real address of it.
-    pub(crate) async fn listen(&self, address: Multiaddr) -> Result<Multiaddr> {
-        self.ask(|answer| Command::Listen(address, answer)).await?
-    }
-
-    /// Tries to connect to whoever answers at `address`.
-    pub(crate) async fn dial(&self, address: Multiaddr) -> Result<()> {
-        self.commands.send(Command::Dial(address)).await.map_err(|_| ended())
-    }
-
-    /// Connects to a peer, unless there is a connection.
-    pub(crate) async fn connect(&self, peer: PeerAddresses) -> Result<()> {
-        self.ask(|answer| Command::Connect(peer, answer)).await?
-    }
-
-    pub(crate) async fn disconnect(&self, peer: PeerId) {
-        let _ = self.commands.send(Command::Disconnect(peer)).await;
-    }
-
-    /// The peers closest to `key`.
-    pub(crate) async fn closest(&self, key: Vec<u8>) -> Result<Closest> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
-        self.ask(|answer| Command::Closest(key, answer)).await
-    }
-
-    /// Stores a record here and on `peers`; answers whether it was taken here, and which of them took it.
-    pub(crate) async fn put_record(&self, record: kad::Record, peers: Vec<PeerId>) -> Result<(bool, Vec<PeerId>)> {
-        self.ask(|answer| Command::PutRecord(record, peers, answer)).await
-    }
-
-    /// The records under `key`, from `enough` peers if so many have one.
-    pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<FoundRecords> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
-        self.ask(|answer| Command::GetRecord(key, enough, answer)).await
-    }
-
-    pub(crate) async fn view(&self) -> Result<NetworkView> {
-        self.ask(Command::View).await
-    }
-
-    /// Ends the swarm, and tells all who are connected.
-    pub(crate) async fn close(&self) -> Result<()> {
-        self.ask(Command::Close).await
-    }
-}
-
-/// What a search for the records under a key came to.
-#[derive(Debug, Default)]
-pub(crate) struct FoundRecords {
-    pub(crate) records: Vec<Vec<u8>>,
-    /// Whether all that were asked have answered.
-    pub(crate) complete: bool,
-}
 
 /// A query of Kademlia under way, and who waits for it.
 enum Query {
@@ -205,18 +52,10 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 impl EventLoop {
     pub(crate) fn new(swarm: Swarm<Behaviour>, config: &NetConfig, join: Vec<Multiaddr>) -> (Handle, EventLoop) {
-        let (commands, receiver) = mpsc::channel(64);
-        let (events, _) = broadcast::channel(256);
-        let handle = Handle {
-            own: *swarm.local_peer_id(),
-            commands,
-            events: events.clone(),
-            streams: swarm.behaviour().streams.new_control(),
-            lookups: Arc::default(),
-        };
+        let (handle, commands, events) = Handle::new(*swarm.local_peer_id(), swarm.behaviour().streams.new_control());
         let event_loop = EventLoop {
             swarm,
-            commands: receiver,
+            commands,
             events,
             kad_protocol: protocol("kad", &config.network_id),
             queries: HashMap::new(),

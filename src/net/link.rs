@@ -10,8 +10,8 @@ use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
-use crate::net::event_loop::{Handle, PeerAddresses};
 use crate::net::framed::{Budget, Received, StreamError, Throttle, read_fields, read_header, within};
+use crate::net::handle::{Handle, PeerAddresses};
 use crate::net::pulse::Pulse;
 use crate::net::serve::{STALL, greet};
 use crate::net::wire::Frame;

@@ -1,7 +1,7 @@
 //! The network: where chunks belong, how they get there and back, and the signed records that name them.
 //!
 //! Pure and without I/O: `placement` (which peers hold a placement group) and `region` (how few lookups find them all). libp2p does what
-//! it is good at (`transport`, `behaviour`, `event_loop`: connections, encryption, Kademlia); `tls`, `mux` and `gather` set it up for long
+//! it is good at (`transport`, `behaviour`, `event_loop` and the `handle` to it: connections, encryption, Kademlia); `tls`, `mux` and `gather` set it up for long
 //! transfers. Own is the exchange: `wire` (its bytes), `serve` (answering), `link` (asking one peer) and `fetch` (asking many at once).
 //!
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
@@ -26,6 +26,8 @@ pub(crate) mod fetch;
 pub(crate) mod framed;
 #[cfg(feature = "net")]
 mod gather;
+#[cfg(feature = "net")]
+pub(crate) mod handle;
 #[cfg(feature = "net")]
 pub(crate) mod kad_records;
 #[cfg(feature = "net")]

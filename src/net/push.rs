@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
 use crate::monitor::Monitor;
-use crate::net::event_loop::PeerAddresses;
 use crate::net::framed::StreamError;
+use crate::net::handle::PeerAddresses;
 use crate::net::link::{Link, Links, unusable};
 use crate::net::wire::{Frame, PutStatus, Refused, parcel_bytes};
 

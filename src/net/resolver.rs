@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 
 use crate::error::Result;
-use crate::net::event_loop::{Closest, Handle, PeerAddresses};
+use crate::net::handle::{Closest, Handle, PeerAddresses};
 use crate::net::placement::{Candidate, Group, Position, ranked};
 use crate::net::region::Regions;
 

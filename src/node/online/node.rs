@@ -17,8 +17,9 @@ use crate::hash::Hash;
 use crate::identity::{Identity, ScopeKey};
 use crate::net::behaviour::{Behaviour, IDLE, protocol};
 use crate::net::config::NetConfig;
-use crate::net::event_loop::{EventLoop, Handle, PeerEvent};
+use crate::net::event_loop::EventLoop;
 use crate::net::framed::{Budget, Throttle};
+use crate::net::handle::{Handle, PeerEvent};
 use crate::net::kad_records::{self, KadRecords};
 use crate::net::link::Links;
 use crate::net::resolver::Resolver;
@@ -230,7 +231,7 @@ impl NodeInner {
 
     pub(super) async fn note_peers(&self) -> Result<()> {
         let view = self.handle.view().await?;
-        let with_id = |peer: &crate::net::event_loop::PeerAddresses| {
+        let with_id = |peer: &crate::net::handle::PeerAddresses| {
             let id = peer.peer;
             peer.addresses
                 .iter()

@@ -6,7 +6,7 @@ use libp2p::PeerId;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::net::event_loop::PeerAddresses;
+use crate::net::handle::PeerAddresses;
 use crate::net::placement::Position;
 use crate::net::region::ANSWERS;
 use crate::node::online::node::{Node, NodeInner};

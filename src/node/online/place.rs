@@ -10,7 +10,7 @@ use crate::chunk::{ChunkSource, Intake as _, LeaseTerms};
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::monitor::Monitor;
-use crate::net::event_loop::PeerAddresses;
+use crate::net::handle::PeerAddresses;
 use crate::net::placement::Group;
 use crate::net::push::{Homed, Pushed, push};
 use crate::node::intake::StoreIntake;
