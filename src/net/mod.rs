@@ -1,8 +1,9 @@
 //! The network: where chunks belong, how they get there and back, and the signed records that name them.
 //!
 //! Pure and without I/O: `placement` (which peers hold a placement group) and `region` (how few lookups find them all). libp2p does what
-//! it is good at (`transport`, `behaviour`, `event_loop` and the `handle` to it: connections, encryption, Kademlia); `tls`, `mux` and `gather` set it up for long
-//! transfers. Own is the exchange: `wire` (its bytes), `serve` (answering), `link` (asking one peer) and `fetch` (asking many at once).
+//! it is good at (`transport`, `behaviour`, `event_loop` and the `handle` to it: connections, encryption, Kademlia); `tls`, `mux` and
+//! `gather` set it up for long transfers. Own is the exchange: `wire` (its bytes), `serve` (answering), `link` (asking one peer) and
+//! `fetch` (asking many at once).
 //!
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
 //! [`ChunkSource`](crate::chunk::ChunkSource) and its like. `docs/protocol.md` describes every byte that travels. What needs no libp2p (placement,
