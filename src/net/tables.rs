@@ -91,6 +91,13 @@ impl NetTables {
         })
     }
 
+    /// The record under `key` that is kept here, were its time up or not.
+    pub(crate) fn record(&self, key: &Hash) -> Result<Option<Vec<u8>>> {
+        self.read(|transaction| {
+            Ok(transaction.open_table(RECORDS)?.get(key.as_bytes())?.map(|row| row.value().to_vec()))
+        })
+    }
+
     pub(crate) fn put_record(&self, key: &[u8; 32], bytes: &[u8]) -> Result<()> {
         self.write(Durability::None, |transaction| {
             transaction.open_table(RECORDS)?.insert(key, bytes)?;

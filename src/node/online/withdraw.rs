@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::error::Result;
 use crate::key::Key;
 use crate::net::catalogue::Catalogue;
-use crate::node::online::find::Look;
+use crate::net::record::{Record, SignedRecord};
 use crate::node::online::node::NodeInner;
 use crate::node::online::place::Placed;
 use crate::node::online::publish::{Errand, fingerprint};
@@ -26,25 +26,19 @@ impl NodeInner {
         Ok(keys.filter(|key| !here.contains(key)).collect())
     }
 
-    /// Publishes that nothing is left of `key` on this machine, if the network says otherwise. Versions that others who share the scope have
-    /// published stay.
+    /// Publishes that nothing is left of `key` on this machine, while there is a record that says otherwise. Versions that others who share
+    /// the scope have published stay.
     pub(super) async fn withdraw(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
         let nothing = Catalogue::default();
         let mut placed = self.nothing_placed();
-        if self.is_named(key, errand).await? {
+        // What is published is kept here too, so nobody need be asked whether its time is up.
+        let record = Record::key(&self.identity.scope(), key.name());
+        let last = self.tables.record(&record)?;
+        if last.is_some_and(|bytes| SignedRecord::check(&bytes, record.as_bytes(), NodeInner::now(), None).is_ok()) {
             let (record, _) = self.record_of(key, &nothing, errand).await?;
             placed.add(self.publish_record(record, Named::Versions(key, &nothing), errand).await?);
         }
         self.note_published(key.as_str(), fingerprint(&KeyRefs::default()), true)?;
         Ok(placed)
-    }
-
-    /// Whether a record names a version that this machine has published.
-    async fn is_named(&self, key: &Key, errand: Errand<'_>) -> Result<bool> {
-        let Some(found) = self.find_record(&self.identity.scope(), key.name(), Look::Newest).await? else {
-            return Ok(false);
-        };
-        let catalogue = self.catalogue_in(&found, key, errand.monitor).await?;
-        Ok(catalogue.versions.values().any(|version| version.peer.unwrap_or(found.record.peer) == self.owner))
     }
 }
