@@ -3,13 +3,12 @@
 
 usage: hub.py CASKAD_BINARY    (needs huggingface_hub)
 """
-import contextlib, filecmp, json, os, signal, socket, subprocess, sys, tempfile, threading, urllib.parse, urllib.request
+import contextlib, filecmp, os, socket, sys, tempfile, threading, urllib.parse, urllib.request
 
-caskad, root = os.path.abspath(sys.argv[1]), tempfile.mkdtemp(prefix="caskad-hub-")
-environment = dict(os.environ, CASKAD_STORE=os.path.join(root, "store"))
-flags = ["--no-mdns", "--replication-factor", "1", "--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0"]
-node = subprocess.Popen([caskad, "--json", "node", *flags], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-os.environ.update(HF_ENDPOINT=json.loads(node.stdout.readline())["http"], HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+from window import Store
+
+store = Store(sys.argv[1]).start()
+os.environ.update(HF_ENDPOINT=store.url, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 # The endpoint is read when the client is imported.
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: E402
@@ -18,12 +17,12 @@ from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, R
 
 def put(name, files):
     """Stores a directory with `files` as the next version of a key."""
-    directory = tempfile.mkdtemp(dir=root)
+    directory = tempfile.mkdtemp(dir=store.directory)
     for path, content in files.items():
         os.makedirs(os.path.dirname(os.path.join(directory, path)), exist_ok=True)
         with open(os.path.join(directory, path), "wb") as out:
             out.write(content)
-    subprocess.run([caskad, "--quiet", "put", directory, "--as", name], env=environment, check=True)
+    store.put(directory, name)
     return directory
 
 
@@ -78,7 +77,7 @@ def cutting_proxy():
 
 
 def fresh():
-    return tempfile.mkdtemp(dir=root)
+    return tempfile.mkdtemp(dir=store.directory)
 
 
 try:
@@ -112,6 +111,4 @@ try:
     assert not api.file_exists("org/model", "none.bin")
     print("the client of the Hugging Face Hub fetches what is stored")
 finally:
-    node.send_signal(signal.SIGTERM)
-    node.wait(30)
-    subprocess.run(["rm", "-rf", root], check=True)
+    store.end()

@@ -3,33 +3,26 @@
 usage: metrics.py CASKAD    with prometheus and promtool on the path, and a Python that has grafana-foundation-sdk installed
 """
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.parse
 import urllib.request
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-caskad = os.path.abspath(sys.argv[1])
-here = os.path.dirname(os.path.abspath(__file__))
-fixtures = os.path.join(here, "..", "fixtures")
-work = tempfile.mkdtemp(prefix="caskad-metrics-")
-environment = dict(os.environ, CASKAD_STORE=os.path.join(work, "store"))
+from window import Store, fixtures
+
 patience = 60
 
 
 def fetch(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read()
-
-
-def start(*command, **options):
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
 
 def expressions(dashboard):
@@ -58,30 +51,30 @@ def listens_on(log):
     raise TimeoutError(f"Prometheus does not come up: {open(log).read()}")
 
 
+store = Store(sys.argv[1])
 for version in ("v1", "v2"):
-    put = [caskad, "-q", "put", os.path.join(fixtures, f"real_bf16_{version}.safetensors"), "--as", f"runs/tuned@{version}"]
-    subprocess.run(put, env=environment, check=True)
-started = [start(caskad, "--json", "node", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--http", "127.0.0.1:0", env=environment)]
-try:
-    node = json.loads(started[0].stdout.readline())["http"]
-    fetch(f"{node}/blobs/runs/tuned@v1")
+    store.put(os.path.join(fixtures, f"real_bf16_{version}.safetensors"), f"runs/tuned@{version}")
+with store, contextlib.ExitStack() as stack:
+    fetch(f"{store.url}/blobs/runs/tuned@v1")
 
-    checked = subprocess.run(["promtool", "check", "metrics"], input=fetch(f"{node}/metrics"), capture_output=True)
+    checked = subprocess.run(["promtool", "check", "metrics"], input=fetch(f"{store.url}/metrics"), capture_output=True)
     complaints = checked.stdout + checked.stderr
     assert checked.returncode == 0 and not complaints.strip(), complaints.decode()
 
-    settings = os.path.join(work, "prometheus.yml")
+    settings = os.path.join(store.directory, "prometheus.yml")
     with open(settings, "w") as file:
-        targets = [{"targets": [node.removeprefix("http://")]}]
+        targets = [{"targets": [store.url.removeprefix("http://")]}]
         json.dump({"scrape_configs": [{"job_name": "caskad", "scrape_interval": "1s", "static_configs": targets}]}, file)
     subprocess.run(["promtool", "check", "config", settings], check=True)
-    log = os.path.join(work, "prometheus.log")
+    log = os.path.join(store.directory, "prometheus.log")
     with open(log, "w") as file:
-        started.append(start("prometheus", f"--config.file={settings}", "--web.listen-address=127.0.0.1:0",
-                             f"--storage.tsdb.path={work}/tsdb", stderr=file))
+        command = ["prometheus", f"--config.file={settings}", "--web.listen-address=127.0.0.1:0", f"--storage.tsdb.path={store.directory}/tsdb"]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+    stack.callback(server.wait, 30)
+    stack.callback(server.terminate)
     prometheus = "http://" + listens_on(log)
 
-    with open(os.path.join(here, "..", "..", "docs", "grafana.json")) as file:
+    with open(os.path.join(fixtures, "..", "..", "docs", "grafana.json")) as file:
         dashboard = json.load(file)
     model = Dashboard.from_json(dashboard)
     assert model.title == dashboard["title"] and len(model.panels) == len(dashboard["panels"])
@@ -96,8 +89,4 @@ try:
     stored = [float(series["value"][1]) for series in query(prometheus, "caskad_stored_bytes")]
     logical = [float(series["value"][1]) for series in query(prometheus, "caskad_logical_bytes")]
     assert len(stored) == len(logical) == 1 and 0 < stored[0] < logical[0], (stored, logical)
-finally:
-    for process in reversed(started):
-        process.terminate()
-        process.wait(30)
 print(f"{len(list(expressions(dashboard)))} queries of {len(dashboard['panels'])} panels have an answer")
