@@ -19,7 +19,7 @@ use crate::node::packs::{self, Demand, Packs};
 use crate::node::pool::Pool;
 use crate::node::source::SourceWorker;
 use crate::refs::VersionEntry;
-use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory};
+use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, RecordKind, StoreDirectory};
 
 /// A store. Cheap to clone and safe to share between threads: clones are handles on the same store, which closes with the last one.
 ///
@@ -347,7 +347,12 @@ impl Store {
 
     /// The bytes of a manifest, verified.
     pub(super) fn manifest_bytes(&self, hash: &Hash) -> Result<Vec<u8>> {
-        self.inner.chunks.reader().read_manifest(hash)
+        let read = self.inner.chunks.reader().read_manifest(hash);
+        if matches!(read, Err(Error::Damaged { .. })) {
+            // It counts as not stored from then on: a put of the same would rely on it.
+            self.inner.chunks.note_damaged(RecordKind::Manifest, hash)?;
+        }
+        read
     }
 
     /// The manifest of a version, decoded and checked.

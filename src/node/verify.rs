@@ -20,6 +20,7 @@ use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::node::version::Version;
 use crate::refs::Entity;
+use crate::store::RecordKind;
 
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
@@ -38,7 +39,7 @@ impl Store {
         let version =
             manifest.map(|manifest| Version { store: self.clone(), key: wanted.key.clone(), number, entry, manifest });
         let versions: Vec<Version> = version.into_iter().collect();
-        self.verify_versions(versions, damaged, started, monitor)
+        self.verify_versions(versions, Vec::new(), damaged, started, monitor)
     }
 
     /// Checks the settings, the index, every record of every pack, every manifest and every chunk of every version.
@@ -56,8 +57,12 @@ impl Store {
             Err(error @ Error::Damaged { .. }) => damaged.push(Damage::new("index", error.to_string())),
             Err(error) => return Err(error),
         }
-        for (place, why) in self.inner.chunks.check_packs(monitor)? {
-            damaged.push(Damage::new("pack", format!("{place}: {why}")));
+        let packs = self.inner.chunks.check_packs(monitor)?;
+        damaged.extend(packs.places.iter().map(|(place, why)| Damage::new("pack", format!("{place}: {why}"))));
+        // What no version reaches, or none that can be read, is read too: a put would rely on it.
+        let (suspects, manifests) = self.inner.chunks.held_in(&packs.packs)?;
+        for manifest in &manifests {
+            self.manifest_or_damage(manifest, &mut Vec::new())?;
         }
         if !self.inner.chunks.is_read_only() {
             damaged.extend(self.inner.chunks.mend_refs()?.iter().map(Damage::of_ref));
@@ -74,7 +79,7 @@ impl Store {
                 }
             }
         }
-        self.verify_versions(versions, damaged, started, monitor)
+        self.verify_versions(versions, suspects, damaged, started, monitor)
     }
 
     fn manifest_or_damage(&self, hash: &Hash, damaged: &mut Vec<Damage>) -> Result<Option<Manifest>> {
@@ -88,16 +93,17 @@ impl Store {
         }
     }
 
-    /// Reads each chunk of `versions` once, by several threads, and names every place that a damaged one has.
+    /// Reads each chunk of `versions`, and `suspects` besides, once, by several threads, and names every place that a damaged one has.
     fn verify_versions(
         &self,
         versions: Vec<Version>,
+        suspects: Vec<ChunkRef>,
         mut damaged: Vec<Damage>,
         started: Instant,
         monitor: &Monitor,
     ) -> Result<VerifyReport> {
         let mut seen = HashSet::new();
-        let all = versions.iter().flat_map(|version| &version.manifest.chunks);
+        let all = versions.iter().flat_map(|version| &version.manifest.chunks).chain(&suspects);
         let chunks: Vec<ChunkRef> = all.filter(|chunk| seen.insert(chunk.hash)).copied().collect();
         drop(seen);
         let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
@@ -145,7 +151,7 @@ impl Store {
         // Where a base is damaged, its deltas are not: once it is stored again, they can be read.
         let lost: HashSet<Hash> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
         if !lost.is_empty() && !self.is_read_only() {
-            self.inner.chunks.forget_damaged(lost)?;
+            self.inner.chunks.forget_damaged(RecordKind::Chunk, lost)?;
         }
         Ok(bad.into_iter().map(|(hash, (_, why))| (hash, why)).collect())
     }

@@ -1,6 +1,9 @@
 //! What the packs and the index hold, all of it: for totals, and to find damage that no version reaches.
 
+use std::collections::BTreeSet;
+
 use crate::backend::ObjectReader;
+use crate::chunk::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
@@ -24,6 +27,15 @@ pub struct DiskUsage {
     pub index_bytes: u64,
 }
 
+/// What is damaged in the packs.
+#[derive(Debug, Clone, Default)]
+pub struct DamagedPacks {
+    /// Each damaged place, and what is wrong there.
+    pub places: Vec<(String, String)>,
+    /// The packs that they are in.
+    pub packs: BTreeSet<PackId>,
+}
+
 impl ChunkStore {
     /// Calls `visit` for every chunk and manifest, in order of hash.
     pub fn for_each_entry(&self, visit: impl FnMut(Hash, Entry)) -> Result<()> {
@@ -38,12 +50,12 @@ impl ChunkStore {
         Ok(DiskUsage { packs: packs.len() as u64, pack_bytes, index_bytes: self.inner.index.disk_bytes()? })
     }
 
-    /// Checks both checksums of every record of every pack. Answers with each damaged place and what is wrong there. A damaged payload that
-    /// was stored again since is of no account: the next one lies elsewhere, and is checked there.
-    pub fn check_packs(&self, monitor: &Monitor) -> Result<Vec<(String, String)>> {
+    /// Checks both checksums of every record of every pack. A damaged payload that was stored again since is of no account: the next one
+    /// lies elsewhere, and is checked there.
+    pub fn check_packs(&self, monitor: &Monitor) -> Result<DamagedPacks> {
         self.checkpoint_if_writable()?;
         let end = self.end();
-        let mut damaged = Vec::new();
+        let mut found = DamagedPacks::default();
         let packs = list_packs(&*self.inner.backend)?;
         monitor.begin("packs", packs.iter().map(|&(_, len)| len).sum());
         for (pack, len) in packs {
@@ -52,28 +64,59 @@ impl ChunkStore {
             if pack > end.pack && self.writable().is_ok() {
                 continue;
             }
+            let mut damaged = Vec::new();
             match self.check_pack(pack, len, monitor, &mut damaged) {
                 // A disk that cannot read a place is what this looks for; a pack that a collection deleted meanwhile is not.
                 Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error @ Error::Io { .. }) => damaged.push((pack_name(pack), error.to_string())),
                 outcome => outcome?,
             }
+            if !damaged.is_empty() {
+                found.packs.insert(pack);
+                found.places.append(&mut damaged);
+            }
             monitor.advance(len);
         }
         monitor.finish();
-        Ok(damaged)
+        Ok(found)
     }
 
-    /// Drops the index entries of `chunks`, which were found damaged, so that the next put of the same bytes stores them anew.
+    /// The chunks, and the manifests, that are said to lie in these packs.
+    pub fn held_in(&self, packs: &BTreeSet<PackId>) -> Result<(Vec<ChunkRef>, Vec<Hash>)> {
+        let (mut chunks, mut manifests) = (Vec::new(), Vec::new());
+        if packs.is_empty() {
+            return Ok((chunks, manifests));
+        }
+        self.for_each_entry(|hash, entry| match entry.kind {
+            _ if !packs.contains(&entry.position.pack) => {}
+            RecordKind::Chunk => chunks.push(ChunkRef { hash, len: entry.plain_len }),
+            _ => manifests.push(hash),
+        })?;
+        Ok((chunks, manifests))
+    }
+
+    /// Drops the index entries of chunks or manifests that were found damaged, so that the next put of the same bytes stores them anew.
     /// Their versions keep failing until then, and so do those with deltas against them, which count as not stored meanwhile; the
     /// damaged records stay in their packs.
-    pub fn forget_damaged(&self, chunks: impl IntoIterator<Item = Hash>) -> Result<()> {
+    pub fn forget_damaged(&self, kind: RecordKind, hashes: impl IntoIterator<Item = Hash>) -> Result<()> {
         self.writable()?;
         let mut removed = Vec::new();
-        for hash in chunks {
-            removed.extend(self.locate(&hash, RecordKind::Chunk)?.map(|entry| (hash, entry)));
+        for hash in hashes {
+            removed.extend(self.locate(&hash, kind)?.map(|entry| (hash, entry)));
+        }
+        if removed.is_empty() {
+            return Ok(());
         }
         self.checkpoint_with(IndexChange { removed, ..IndexChange::default() })
+    }
+
+    /// As [`forget_damaged`](ChunkStore::forget_damaged) for what a read has found, unless the index turns out to be what is damaged: that
+    /// is rebuilt.
+    pub fn note_damaged(&self, kind: RecordKind, hash: &Hash) -> Result<()> {
+        if self.writable().is_err() || self.locate(hash, kind)?.is_none() || self.check_index()? {
+            return Ok(());
+        }
+        self.forget_damaged(kind, [*hash])
     }
 
     fn check_pack(&self, pack: PackId, len: u64, monitor: &Monitor, damaged: &mut Vec<(String, String)>) -> Result<()> {

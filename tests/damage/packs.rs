@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use caskad::Monitor;
+
 use crate::fixture::{Copy, Fixture, Seeded, examine, flip, truncate};
-use crate::stores::{Op, apply, read};
+use crate::stores::{Op, apply, noise, read};
 
 const FLIPS: u64 = 300;
 
@@ -140,4 +142,41 @@ fn a_pack_that_is_not_ours_is_left_alone() {
     apply(&store, &put).unwrap();
     assert_eq!(read(&store).unwrap().0["more"].versions.len(), 1);
     assert_eq!(fs::read(packs.join("notes.txt")).unwrap(), b"hello");
+}
+
+/// What a read has found to be damaged is not taken for stored by the next put.
+#[test]
+fn putting_the_same_again_heals_what_a_get_has_found_damaged() {
+    let fixture = Fixture::new();
+    let payload = fixture.model.0["opaque"].versions[&1].clone();
+    let mut seeded = Seeded::new("heal after get");
+    for turn in 0..20 {
+        let copy = fixture.copy();
+        let pack = seeded.below(copy.packs().len() as u64) as usize;
+        flip(&copy.packs()[pack], seeded.below(len(&copy, pack) * 8));
+        let store = copy.open().unwrap();
+        let _ = crate::stores::get(&store, "opaque", 1);
+        apply(&store, &Op::Put { key: "opaque", label: None, payload: payload.clone() }).unwrap();
+        assert!(crate::stores::get(&store, "opaque", 2).unwrap() == *payload.0, "turn {turn}");
+    }
+}
+
+/// Nor is what `verify` has found damaged and no version reaches any more.
+#[test]
+fn putting_what_was_removed_again_does_not_rely_on_damage() {
+    let fixture = Fixture::new();
+    let payload = noise("gone", 20_000);
+    for pack in 0..fixture.copy().packs().len() {
+        let copy = fixture.copy();
+        let path = &copy.packs()[pack];
+        let mut bytes = fs::read(path).unwrap();
+        bytes[64..].iter_mut().step_by(512).for_each(|byte| *byte ^= 1);
+        fs::write(path, bytes).unwrap();
+        let store = copy.open().unwrap();
+        assert!(!store.verify_all(&Monitor::none()).unwrap().ok);
+        let put = Op::Put { key: "gone", label: None, payload: payload.clone().into() };
+        apply(&store, &put).unwrap();
+        let latest = store.log(&"gone".parse().unwrap()).unwrap().last().unwrap().version;
+        assert!(crate::stores::get(&store, "gone", latest).unwrap() == payload, "pack {pack}");
+    }
 }
