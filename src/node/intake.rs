@@ -15,6 +15,9 @@ use crate::node::leases::LeasedChunk;
 use crate::node::store::Store;
 use crate::store::{ChunkReader, EncodedChunk, RecordKind, Session};
 
+/// Chunks that wait for a commit. More are committed, whoever asks for that or not.
+const UNCOMMITTED: usize = 1 << 16;
+
 /// An [`Intake`] of a store.
 pub(crate) struct StoreIntake {
     store: Store,
@@ -121,6 +124,9 @@ impl Intake for StoreIntake {
                 appended => appended?,
             }
             self.note(*hash, parcel.home, payload.len() as u32);
+            if self.taken().len() >= UNCOMMITTED {
+                self.commit()?;
+            }
         }
         Ok(verdict)
     }
@@ -131,6 +137,9 @@ impl Intake for StoreIntake {
         }
         let entry = self.store.inner.chunks.locate(hash, RecordKind::Chunk)?;
         self.note(*hash, home, entry.map_or(0, |entry| entry.stored_len));
+        if self.taken().len() >= UNCOMMITTED {
+            self.commit()?;
+        }
         Ok(true)
     }
 

@@ -145,6 +145,10 @@ impl Session {
     fn rely_on(&self, hash: &Hash, mut visit: impl FnMut(&Hash, &Entry)) -> Result<bool> {
         let mut at = *hash;
         for _ in 0..=limits::DELTA_DEPTH {
+            // What is not stored is not listed: a stranger may ask for hashes without end.
+            if self.store.locate(&at, RecordKind::Chunk)?.is_none() {
+                return Ok(false);
+            }
             let protected = lock(&self.store.inner.shield).protect(self.id, &at);
             let Some(entry) = self.store.locate(&at, RecordKind::Chunk)? else { return Ok(false) };
             if protected.is_err_and(|start| entry.position < start) {

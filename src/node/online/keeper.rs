@@ -1,8 +1,9 @@
 //! What peers may ask of this store, and how much of it: the store as a [`Keeper`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 
@@ -18,16 +19,64 @@ use crate::node::intake::StoreIntake;
 use crate::node::online::node::NodeInner;
 use crate::node::store::Store;
 
-/// Chunks and bytes by the peer that brought them.
-type Brought = Arc<Mutex<HashMap<PeerId, (u64, u64)>>>;
+/// Accounts that are kept before those that have ended are looked for.
+const ACCOUNTS: usize = 4096;
+
+/// What a lease that is begun for somebody else costs besides its chunks: an entry in memory, for as long as it lasts.
+const LEASE_CHUNKS: u64 = 64;
+
+/// Chunks and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    chunks: u64,
+    bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, chunks: u64, bytes: u64) {
+        self.chunks += chunks;
+        self.bytes += bytes;
+    }
+}
+
+/// What a peer has brought that the leases in its own name do not tell of.
+#[derive(Debug)]
+struct Account {
+    since: Instant,
+    /// Under the leases of others: repairs, if it is honest.
+    for_others: Amount,
+    /// Stored, and not committed: garbage, unless it is yet to be.
+    loose: Amount,
+}
+
+/// The accounts of peers. One begins anew when what was in it has ended, unless it was renewed.
+#[derive(Debug)]
+struct Accounts {
+    lasts: Duration,
+    peers: Mutex<HashMap<PeerId, Account>>,
+}
+
+impl Accounts {
+    fn with<T>(&self, peer: &PeerId, act: impl FnOnce(&mut Account) -> T) -> T {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() >= ACCOUNTS && !peers.contains_key(peer) {
+            peers.retain(|_, account| account.since.elapsed() < self.lasts);
+        }
+        let new = || Account { since: Instant::now(), for_others: Amount::default(), loose: Amount::default() };
+        let account = peers.entry(*peer).or_insert_with(new);
+        if account.since.elapsed() >= self.lasts {
+            *account = new();
+        }
+        act(account)
+    }
+}
 
 /// Answers from a store, within quotas.
 pub(super) struct StoreKeeper {
     store: Store,
     peer_bytes: u64,
     peer_chunks: u64,
-    /// What each peer has brought under the leases of others since the start: repairs, if it is honest.
-    brought: Brought,
+    accounts: Arc<Accounts>,
     /// Which groups belong here.
     resolver: Arc<Resolver>,
 }
@@ -35,7 +84,8 @@ pub(super) struct StoreKeeper {
 impl StoreKeeper {
     pub(super) fn new(store: Store, config: &NetConfig, resolver: Arc<Resolver>) -> StoreKeeper {
         let (peer_bytes, peer_chunks) = (config.peer_bytes, config.peer_chunks);
-        StoreKeeper { store, peer_bytes, peer_chunks, brought: Arc::default(), resolver }
+        let accounts = Arc::new(Accounts { lasts: config.ttl, peers: Mutex::default() });
+        StoreKeeper { store, peer_bytes, peer_chunks, accounts, resolver }
     }
 
     fn now() -> u64 {
@@ -69,20 +119,24 @@ impl ChunkSource for StoreKeeper {
 
 impl Keeper for StoreKeeper {
     fn open(&self, from: &PeerId, terms: LeaseTerms) -> Result<Box<dyn Intake>> {
-        let (mut chunks, mut bytes) = self.store.leases()?.owned(&terms.owner);
+        let owned = self.store.leases()?.owned(&terms.owner);
         let own = peer_key(from) == Some(terms.owner);
-        if !own {
-            let brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
-            let (more_chunks, more_bytes) = brought.get(from).copied().unwrap_or_default();
-            (chunks, bytes) = (chunks.max(more_chunks), bytes.max(more_bytes));
-        }
         let intake = self.store.intake(bounded(terms))?;
+        let kept = self.accounts.with(from, |account| {
+            let others = if own { Amount::default() } else { account.for_others };
+            let mut kept = Amount { chunks: owned.0.max(others.chunks), bytes: owned.1.max(others.bytes) };
+            kept.add(account.loose.chunks, account.loose.bytes);
+            kept
+        });
         Ok(Box::new(QuotaIntake {
             intake,
-            chunks: AtomicU64::new(chunks),
-            bytes: AtomicU64::new(bytes),
-            most: (self.peer_chunks, self.peer_bytes),
-            brought: (!own).then(|| (*from, Arc::clone(&self.brought))),
+            kept: Mutex::new(kept),
+            most: Amount { chunks: self.peer_chunks, bytes: self.peer_bytes },
+            from: *from,
+            own,
+            begun: AtomicBool::new(false),
+            loose: Mutex::default(),
+            accounts: Arc::clone(&self.accounts),
             resolver: Arc::clone(&self.resolver),
         }))
     }
@@ -110,11 +164,52 @@ impl Keeper for StoreKeeper {
 /// An intake that ends where a quota does.
 struct QuotaIntake {
     intake: StoreIntake,
-    chunks: AtomicU64,
-    bytes: AtomicU64,
-    most: (u64, u64),
-    brought: Option<(PeerId, Brought)>,
+    /// What is kept for whoever the lease is of, or for the peer.
+    kept: Mutex<Amount>,
+    most: Amount,
+    from: PeerId,
+    /// The lease is in the peer's own name.
+    own: bool,
+    /// Something came under it.
+    begun: AtomicBool,
+    /// What came and is not committed.
+    loose: Mutex<Amount>,
+    accounts: Arc<Accounts>,
     resolver: Arc<Resolver>,
+}
+
+impl QuotaIntake {
+    /// Refuses what there is no room for.
+    fn admit(&self, bytes: u64) -> Result<()> {
+        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (what, found, limit) in [
+            ("the number of chunks kept for one peer", kept.chunks + 1, self.most.chunks),
+            ("the bytes kept for one peer", kept.bytes + bytes, self.most.bytes),
+        ] {
+            if found > limit {
+                return Err(Error::Limit { what, found, limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Charges a chunk, of which so many `bytes` are new here.
+    fn charge(&self, bytes: u64) {
+        let lease = if self.own || self.begun.swap(true, Ordering::Relaxed) { 0 } else { LEASE_CHUNKS };
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).add(1 + lease, bytes);
+        let is_new = bytes > 0;
+        if is_new {
+            self.loose.lock().unwrap_or_else(PoisonError::into_inner).add(1, bytes);
+        }
+        self.accounts.with(&self.from, |account| {
+            if !self.own {
+                account.for_others.add(1 + lease, bytes);
+            }
+            if is_new {
+                account.loose.add(1, bytes);
+            }
+        });
+    }
 }
 
 impl Intake for QuotaIntake {
@@ -123,36 +218,32 @@ impl Intake for QuotaIntake {
             return Ok(Taken::Elsewhere);
         }
         let len = parcel.payload.len() as u64;
-        let (chunks, bytes) = (self.chunks.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        if chunks + 1 > self.most.0 {
-            return Err(Error::Limit {
-                what: "the number of chunks kept for one peer",
-                found: chunks + 1,
-                limit: self.most.0,
-            });
-        }
-        if bytes + len > self.most.1 {
-            return Err(Error::Limit { what: "the bytes kept for one peer", found: bytes + len, limit: self.most.1 });
-        }
+        self.admit(len)?;
         let taken = self.intake.take(parcel)?;
-        if taken == Taken::Stored {
-            self.chunks.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(len, Ordering::Relaxed);
-            if let Some((from, brought)) = &self.brought {
-                let mut brought = brought.lock().unwrap_or_else(PoisonError::into_inner);
-                let (chunks, bytes) = brought.entry(*from).or_default();
-                *chunks += 1;
-                *bytes += len;
-            }
+        match taken {
+            Taken::Stored => self.charge(len),
+            Taken::Known => self.charge(0),
+            Taken::NeedsBase | Taken::Elsewhere | Taken::Wrong(_) => {}
         }
         Ok(taken)
     }
 
+    /// What does not belong here, or goes beyond the quota, counts as not there.
     fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool> {
-        self.intake.hold(hash, home)
+        if !self.resolver.is_here(Group::of(home)) || self.admit(0).is_err() || !self.intake.hold(hash, home)? {
+            return Ok(false);
+        }
+        self.charge(0);
+        Ok(true)
     }
 
     fn commit(&self) -> Result<()> {
-        self.intake.commit()
+        self.intake.commit()?;
+        let loose = std::mem::take(&mut *self.loose.lock().unwrap_or_else(PoisonError::into_inner));
+        self.accounts.with(&self.from, |account| {
+            account.loose.chunks = account.loose.chunks.saturating_sub(loose.chunks);
+            account.loose.bytes = account.loose.bytes.saturating_sub(loose.bytes);
+        });
+        Ok(())
     }
 }
