@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use rand::Rng as _;
 
 use crate::chunk::LeaseTerms;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::Key;
+use crate::limits;
 use crate::monitor::Monitor;
 use crate::net::framed::StreamError;
 use crate::net::handle::PeerAddresses;
@@ -33,13 +34,16 @@ const BREATH: Duration = Duration::from_secs(1);
 /// The longest wait for a round that has unfinished business to look after.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Answers to what a peer keeps of a group, at most: of a million chunks.
+const LIST_ANSWERS: usize = (1 << 20) / limits::HAVE_HASHES;
+
 /// How long a peer that is late is waited for at least. What it has taken by then it need not be sent again.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until the node is gone.
 pub(super) async fn run(node: Weak<NodeInner>) {
     // A node that has just started, or has just met its first peer, has better things to do than to compare what all of them hold.
-    let mut state = State { compared: Some(Instant::now()), ..State::default() };
+    let mut state = State { compared: Some(Instant::now()), collected: Some(Instant::now()), ..State::default() };
     loop {
         let Some(there) = node.upgrade() else { return };
         let wait = there.wait(state.unfinished);
@@ -88,8 +92,38 @@ struct State {
     unfinished: bool,
     /// Since when each co-holder does not answer.
     away: HashMap<libp2p::PeerId, Instant>,
-    renewed: Option<Instant>,
+    renewed: Option<Renewed>,
+    /// A renewal has begun that is not done.
+    renewing: bool,
     compared: Option<Instant>,
+    /// Something has ended since garbage was collected last.
+    ended: bool,
+    collected: Option<Instant>,
+}
+
+/// What came of publishing.
+enum Pending {
+    /// Nobody is connected.
+    Waits,
+    /// All was tried that there was, and the first failure was this one.
+    Tried(Option<Error>),
+}
+
+/// When leases and records were renewed last. They end by the clock, which goes on while the machine is suspended.
+struct Renewed {
+    at: Instant,
+    unix_ms: u64,
+}
+
+impl Renewed {
+    fn now() -> Renewed {
+        Renewed { at: Instant::now(), unix_ms: NodeInner::now() }
+    }
+
+    fn is_older_than(&self, age: Duration) -> bool {
+        let by_clock = Duration::from_millis(NodeInner::now().saturating_sub(self.unix_ms));
+        self.at.elapsed().max(by_clock) >= age
+    }
 }
 
 impl State {
@@ -101,11 +135,26 @@ impl State {
                 unfinished = true;
             }
         };
-        note("ending leases", node.expire().await);
-        let renew = self.renewed.is_none_or(|at| at.elapsed() >= node.config.ttl / 3);
-        note("publishing", node.publish_pending(renew).await);
-        if renew {
-            self.renewed = Some(Instant::now());
+        note("ending leases", node.expire().await.map(|ended| self.ended |= ended));
+        // The shortest wait for a round: it is due in every one that comes by itself.
+        if !self.renewing && self.renewed.as_ref().is_none_or(|renewed| renewed.is_older_than(node.config.ttl / 4)) {
+            self.renewing = true;
+            node.forget_placed();
+        }
+        let published = node.publish_pending(self.renewing).await.map(|outcome| match outcome {
+            Pending::Waits => Ok(()),
+            Pending::Tried(failed) => {
+                // A key that failed is tried again by itself.
+                if std::mem::take(&mut self.renewing) {
+                    self.renewed = Some(Renewed::now());
+                }
+                failed.map_or(Ok(()), Err)
+            }
+        });
+        note("publishing", published.flatten());
+        if self.ended && self.collected.is_none_or(|at| at.elapsed() >= node.config.refresh_interval) {
+            node.collect_garbage().await;
+            (self.ended, self.collected) = (false, Some(Instant::now()));
         }
         if node.connected().await.is_ok_and(|peers| peers > 0) {
             let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
@@ -121,34 +170,51 @@ impl State {
 }
 
 impl NodeInner {
-    async fn expire(&self) -> Result<()> {
+    /// Ends leases and versions whose time is up; whether there were any.
+    async fn expire(&self) -> Result<bool> {
         let store = self.store.clone();
         blocking(move || {
-            store.leases()?.expire(NodeInner::now())?;
+            let leases = store.leases()?.expire(NodeInner::now())?;
             // What has expired is not renewed, nor listed.
             let expired = GcOptions { expired_only: true, ..GcOptions::default() };
-            store.gc(expired, &Monitor::none()).map(drop)
+            let versions = store.gc(expired, &Monitor::none())?.expired_versions;
+            Ok(leases + versions > 0)
         })
         .await
     }
 
-    /// Publishes the keys whose refs are not what was published last, and all of them when it is time to renew.
-    async fn publish_pending(&self, renew: bool) -> Result<()> {
+    /// Reclaims what nothing needs any more: others fill this disk, and nobody may be there who would.
+    async fn collect_garbage(&self) {
+        let store = self.store.clone();
+        if let Err(error) = blocking(move || store.gc(GcOptions::default(), &Monitor::none())).await {
+            tracing::warn!("garbage is left for later: {error}");
+        }
+    }
+
+    /// Has all be seen again to be where it belongs.
+    fn forget_placed(&self) {
+        lock(&self.placed).clear();
+        lock(&self.alone).clear();
+    }
+
+    /// Publishes the keys whose refs are not what was published last, or all of them, to `renew` them.
+    async fn publish_pending(&self, renew: bool) -> Result<Pending> {
         let store = self.store.clone();
         let all: BTreeMap<Key, KeyRefs> = blocking(move || store.inner.chunks.all_refs("")).await?;
         let own = || all.iter().filter(|(key, _)| key.scope().is_none());
         let removed = self.removed_keys(own().map(|(key, _)| key).collect()).await?;
         removed.iter().for_each(|key| self.note_unpublished(key, true));
         for (key, refs) in own() {
-            let published = self.is_published(key, refs)?;
-            self.note_unpublished(key, !published);
+            // One that failed is noted, whatever was published before that.
+            if !self.is_published(key, refs)? {
+                self.note_unpublished(key, true);
+            }
         }
-        if (all.is_empty() && removed.is_empty()) || self.connected().await? == 0 {
-            return Ok(());
+        if self.connected().await? == 0 {
+            return Ok(Pending::Waits);
         }
-        if renew {
-            lock(&self.placed).clear();
-            lock(&self.alone).clear();
+        if all.is_empty() && removed.is_empty() {
+            return Ok(Pending::Tried(None));
         }
         let none = Monitor::none();
         let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
@@ -167,7 +233,7 @@ impl NodeInner {
         if changed || !listed {
             self.publish_listing(&all, errand).await?;
         }
-        first.map_or(Ok(()), Err)
+        Ok(Pending::Tried(first))
     }
 
     /// Whether a key is in the network as it is here, on as many peers as it should be.
@@ -220,6 +286,10 @@ impl NodeInner {
         let mut others: Vec<(usize, &PeerAddresses, HashSet<Hash>)> = Vec::new();
         let mut own_rank = None;
         for (rank, peer) in ranked.iter().enumerate() {
+            // Asked once in a comparison: one that is silent would hold up all groups.
+            if unreachable.contains(&peer.peer) {
+                continue;
+            }
             if others.len() + usize::from(own_rank.is_some()) >= self.config.replication_factor {
                 break;
             }
@@ -227,7 +297,7 @@ impl NodeInner {
                 own_rank = Some(rank);
                 continue;
             }
-            match self.list(peer, group).await {
+            match self.list(peer, group, &own).await {
                 Ok(hashes) => others.push((rank, peer, hashes)),
                 Err(error) => {
                     tracing::debug!("{error}");
@@ -256,28 +326,28 @@ impl NodeInner {
         Ok(short)
     }
 
-    /// The leased chunks of a group on a peer.
-    async fn list(&self, peer: &PeerAddresses, group: Group) -> Result<HashSet<Hash>> {
+    /// Which of the leased chunks of a group, those that are `own`, a peer has under leases as well.
+    async fn list(&self, peer: &PeerAddresses, group: Group, own: &BTreeMap<Hash, [u8; 4]>) -> Result<HashSet<Hash>> {
         let link = self.links.to(peer).await?;
         let mut all = HashSet::new();
         let mut behind = Hash::default();
-        loop {
+        let Some((last_own, _)) = own.last_key_value() else { return Ok(all) };
+        for _ in 0..LIST_ANSWERS {
             let answer = link.ask(|request| Frame::List(request, group.number(), behind)).await;
             let answer = answer.map_err(|error| unusable(&peer.peer, &error.to_string()))?;
             let Frame::Group(_, _, hashes) = answer.frame else {
                 return Err(unusable(&peer.peer, &StreamError::Unfitting.to_string()));
             };
-            let full = hashes.len() == crate::limits::HAVE_HASHES;
-            match hashes.last() {
+            let full = hashes.len() == limits::HAVE_HASHES;
+            let last = hashes.last().copied();
+            all.extend(hashes.into_iter().filter(|hash| own.contains_key(hash)));
+            match last {
                 // A list that does not go on would never end.
-                Some(last) if full && *last > behind => behind = *last,
-                _ => {
-                    all.extend(hashes);
-                    return Ok(all);
-                }
+                Some(last) if full && last > behind && last < *last_own => behind = last,
+                _ => return Ok(all),
             }
-            all.extend(hashes);
         }
+        Err(unusable(&peer.peer, "it lists more chunks of a group than anybody keeps"))
     }
 
     /// Brings chunks to a peer under the leases that they have here. Says how many it keeps now.
