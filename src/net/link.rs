@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use libp2p::{PeerId, Stream, StreamProtocol};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::net::framed::{Budget, Received, StreamError, Throttle, read_fields, read_header, within};
 use crate::net::handle::{Handle, PeerAddresses};
 use crate::net::pulse::Pulse;
@@ -48,6 +50,8 @@ pub(crate) struct Link {
     closed: AtomicBool,
     /// Questions that the peer takes at once.
     window: Semaphore,
+    /// Intakes that it has open at once.
+    intakes: Arc<Semaphore>,
     pulse: Pulse,
     handle: Handle,
     /// Bytes that came from the peer.
@@ -92,6 +96,13 @@ impl Link {
         }
     }
 
+    /// Waits until one intake more may be open at the peer.
+    pub(crate) async fn intake(self: &Arc<Link>) -> Result<OpenIntake, StreamError> {
+        let room = Arc::clone(&self.intakes).acquire_owned().await;
+        let room = room.map_err(|_| StreamError::Io(std::io::ErrorKind::ConnectionReset.into()))?;
+        Ok(OpenIntake { link: Arc::clone(self), number: AtomicU32::new(0), room: Some(room) })
+    }
+
     /// Waits for the answer to a question that is sent: [`SILENCE`] since the peer last said something, and [`ANSWER`] in all.
     async fn answer(&self, mut answered: oneshot::Receiver<Received>) -> Result<Received, StreamError> {
         let asked = Instant::now();
@@ -119,6 +130,7 @@ impl Link {
         let open = !self.closed.swap(true, Ordering::SeqCst);
         lock(&self.asked).clear();
         self.window.close();
+        self.intakes.close();
         open
     }
 
@@ -201,6 +213,45 @@ async fn write(
     }
     within(STALL, writer.close()).await?;
     Ok(())
+}
+
+/// An intake at a peer, which has room for a few of them only. If it is given up, it is committed: what came by then is right.
+pub(crate) struct OpenIntake {
+    link: Arc<Link>,
+    /// The request that began it; 0 before.
+    number: AtomicU32,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl OpenIntake {
+    /// The frame that begins it.
+    pub(crate) fn begin(&self, request: u32, terms: LeaseTerms) -> Frame {
+        self.number.store(request, Ordering::Relaxed);
+        Frame::Begin(request, terms)
+    }
+
+    /// What it is called by.
+    pub(crate) fn number(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// It is committed.
+    pub(crate) fn end(mut self) {
+        self.room = None;
+    }
+}
+
+impl Drop for OpenIntake {
+    fn drop(&mut self) {
+        let (Some(room), Ok(runtime)) = (self.room.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (link, number) = (Arc::clone(&self.link), self.number());
+        if number > 0 && !link.is_closed() {
+            runtime.spawn(async move {
+                let _ = link.ask(|request| Frame::Commit(request, number)).await;
+                drop(room);
+            });
+        }
+    }
 }
 
 /// The link to a peer, or the room for one. Locked while it is opened.
@@ -309,6 +360,7 @@ impl Links {
             next: AtomicU32::new(1),
             closed: AtomicBool::new(false),
             window: Semaphore::new(window as usize),
+            intakes: Arc::new(Semaphore::new(limits::STREAM_INTAKES)),
             pulse: Pulse::new(Instant::now()),
             handle: self.handle.clone(),
             received_bytes: Arc::clone(&self.received_bytes),

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt as _;
 
@@ -96,19 +96,16 @@ impl Push<'_> {
     /// Puts chunks and commits them; answers with those that have to stand alone.
     async fn once(&self, chunks: &[Homed], as_differences: bool, pushed: &mut Pushed) -> Result<Vec<Homed>> {
         self.monitor.check()?;
-        // An intake is called as the request that began it, so what goes into it can be asked along with that.
-        let number = AtomicU32::new(0);
-        let begin = self.ask(|request| {
-            number.store(request, Ordering::Relaxed);
-            Frame::Begin(request, self.terms)
-        });
+        let intake = self.link.intake().await.map_err(|error| unusable(&self.link.peer, &error.to_string()))?;
+        // It is called as the request that began it, so what goes into it can be asked along with that.
+        let begin = self.ask(|request| intake.begin(request, self.terms));
         let (first, others) = chunks.split_at(chunks.len().min(limits::HAVE_HASHES));
         let hold = |some: &[Homed]| {
             let (count, some) = (some.len(), some.to_vec());
-            self.bits(count, |request| Frame::Hold(request, number.load(Ordering::Relaxed), some))
+            self.bits(count, |request| Frame::Hold(request, intake.number(), some))
         };
         let (begun, held) = futures::join!(begin, hold(first));
-        let Frame::Done(intake) = begun? else { return Err(self.unfitting()) };
+        let Frame::Done(_) = begun? else { return Err(self.unfitting()) };
         let mut held = held?;
         for some in others.chunks(limits::HAVE_HASHES) {
             held.extend(hold(some).await?);
@@ -119,7 +116,8 @@ impl Push<'_> {
             if there { kept.push(chunk.0) } else { missing.push(*chunk) }
         }
         let bases = if as_differences { self.bases(&missing).await? } else { HashMap::new() };
-        let (taken, alone) = self.put(intake, missing, &bases, pushed).await?;
+        let (taken, alone) = self.put(intake.number(), missing, &bases, pushed).await?;
+        intake.end();
         pushed.kept.extend(kept.into_iter().chain(taken));
         Ok(alone)
     }
