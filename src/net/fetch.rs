@@ -357,7 +357,7 @@ impl Job {
             _ => return Err(StreamError::Unfitting.into()),
         };
         let offered = parcel.base.is_none_or(|base| wanted.bases.contains(&base));
-        if parcel.hash != wanted.hash || parcel.plain_len != wanted.len || !offered {
+        if parcel.hash != wanted.hash || !offered {
             return Err(Fault::lie("it is not the chunk that was asked for".to_owned()));
         }
         self.on_board(|board| board.came(ask, place, Instant::now()));
@@ -402,6 +402,16 @@ impl Job {
     fn verify(&self, arrived: &Arrived) {
         let (ask, place, parcel) = (arrived.ask, arrived.place, &arrived.parcel);
         match self.intake.take(parcel) {
+            // The bytes are those of the hash: whoever named their length was wrong, and not the peer.
+            Ok(Taken::Stored | Taken::Known) if u64::from(parcel.plain_len) != self.len(ask.chunk) => {
+                let why = format!(
+                    "chunk {} has {} bytes, and not {} as it says",
+                    parcel.hash.short(),
+                    parcel.plain_len,
+                    self.len(ask.chunk)
+                );
+                self.stop(Error::Network { what: "what a record points at", why });
+            }
             Ok(Taken::Stored | Taken::Known) => {
                 if self.on_board(|board| board.done(ask.chunk)) {
                     self.monitor.advance(self.len(ask.chunk));
@@ -416,11 +426,14 @@ impl Job {
             }
             // The base was here when it was offered, and is gone or damaged now.
             Ok(Taken::NeedsBase | Taken::Elsewhere) => self.fail(ask, place),
-            Err(error) => {
-                lock(&self.broken).get_or_insert(error);
-                self.call_all();
-            }
+            Err(error) => self.stop(error),
         }
+    }
+
+    /// The fetch cannot go on.
+    fn stop(&self, error: Error) {
+        lock(&self.broken).get_or_insert(error);
+        self.call_all();
     }
 }
 
@@ -469,26 +482,5 @@ impl From<StreamError> for Fault {
     fn from(error: StreamError) -> Fault {
         tracing::debug!("a peer is given up: {error}");
         Fault { lie: None, gone: true }
-    }
-}
-
-/// Places of peers in a list, each once.
-#[derive(Debug, Default)]
-pub(crate) struct PeerList {
-    pub(crate) peers: Vec<PeerAddresses>,
-    places: HashMap<PeerId, u32>,
-}
-
-impl PeerList {
-    /// The place of `peer`, which is added if it is new.
-    pub(crate) fn place(&mut self, peer: &PeerAddresses) -> u32 {
-        let place = *self.places.entry(peer.peer).or_insert_with(|| {
-            self.peers.push(peer.clone());
-            self.peers.len() as u32 - 1
-        });
-        if let Some(known) = self.peers.get_mut(place as usize).filter(|known| known.addresses.is_empty()) {
-            known.addresses.clone_from(&peer.addresses);
-        }
-        place
     }
 }

@@ -37,6 +37,8 @@ pub(crate) mod link;
 mod mux;
 #[cfg(feature = "net")]
 mod pace;
+#[cfg(feature = "net")]
+pub(crate) mod peer_list;
 pub mod placement;
 #[cfg(feature = "net")]
 mod pulse;
