@@ -274,11 +274,25 @@ impl EventLoop {
         for address in &addresses {
             self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
         }
+        // What it said before counts no more: the addresses of a peer are part of every answer that names it.
+        let said: Vec<Multiaddr> = addresses.iter().filter_map(|address| address.clone().with_p2p(peer).ok()).collect();
+        for address in self.known_addresses(peer) {
+            if !said.contains(&address) && !addresses.contains(&address) {
+                self.swarm.behaviour_mut().kad.remove_address(&peer, &address);
+            }
+        }
         self.swarm.behaviour_mut().redial.met(peer, addresses.clone());
         if let Some(known) = self.connected.get_mut(&peer) {
             *known = addresses;
         }
         let _ = self.events.send(PeerEvent::Came(peer));
+    }
+
+    /// The addresses of a peer in the routing table.
+    fn known_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+        let Some(bucket) = self.swarm.behaviour_mut().kad.kbucket(peer) else { return Vec::new() };
+        let entry = bucket.iter().find(|entry| *entry.node.key.preimage() == peer);
+        entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether the network has fewer peers than a lookup answers with, as far as this node knows. Then a lookup asks them all, and those that
