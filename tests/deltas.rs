@@ -207,7 +207,7 @@ fn a_damaged_base_is_blamed_by_name_and_heals_its_deltas_with_itself() {
         assert!(message.contains(&hash.short().to_string()), "{message}");
         assert_eq!(message.contains(&format!("its base {} is damaged in p-", hashes[2])), step > 2, "{message}");
     }
-    store.forget_damaged([hashes[2]]).unwrap();
+    store.forget_damaged(RecordKind::Chunk, [hashes[2]]).unwrap();
     for (step, hash) in hashes.iter().enumerate() {
         assert_eq!(is_stored(&store, hash), step < 2, "step {step}");
     }
