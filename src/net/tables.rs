@@ -12,7 +12,6 @@ use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Tabl
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
-use crate::limits;
 
 const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
 const SEEN: TableDefinition<&[u8; 32], u64> = TableDefinition::new("seen");
@@ -79,15 +78,14 @@ impl NetTables {
         run().map_err(|error| failed(&self.path, error))
     }
 
-    pub(crate) fn records(&self) -> Result<Vec<([u8; 32], Vec<u8>)>> {
+    /// Shows all records to `look`, in the order of their keys. There may be more than a node keeps: they are not held in memory together.
+    pub(crate) fn each_record(&self, mut look: impl FnMut(&[u8; 32], &[u8])) -> Result<()> {
         self.read(|transaction| {
-            let rows = transaction.open_table(RECORDS)?;
-            let mut records = Vec::new();
-            for row in rows.iter()?.take(limits::RECORDS) {
+            for row in transaction.open_table(RECORDS)?.iter()? {
                 let (key, value) = row?;
-                records.push((*key.value(), value.value().to_vec()));
+                look(key.value(), value.value());
             }
-            Ok(records)
+            Ok(())
         })
     }
 
@@ -98,16 +96,28 @@ impl NetTables {
         })
     }
 
-    pub(crate) fn put_record(&self, key: &[u8; 32], bytes: &[u8]) -> Result<()> {
+    /// Keeps a record, in the place of `gone` where another gives way to it.
+    pub(crate) fn put_record(&self, key: &Hash, bytes: &[u8], gone: Option<&Hash>) -> Result<()> {
         self.write(Durability::None, |transaction| {
-            transaction.open_table(RECORDS)?.insert(key, bytes)?;
+            let mut rows = transaction.open_table(RECORDS)?;
+            if let Some(gone) = gone {
+                rows.remove(gone.as_bytes())?;
+            }
+            rows.insert(key.as_bytes(), bytes)?;
             Ok(())
         })
     }
 
-    pub(crate) fn remove_record(&self, key: &[u8; 32]) -> Result<()> {
+    /// Removes records, in one transaction.
+    pub(crate) fn remove_records(&self, gone: &[Hash]) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
         self.write(Durability::None, |transaction| {
-            transaction.open_table(RECORDS)?.remove(key)?;
+            let mut rows = transaction.open_table(RECORDS)?;
+            for key in gone {
+                rows.remove(key.as_bytes())?;
+            }
             Ok(())
         })
     }

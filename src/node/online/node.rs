@@ -20,7 +20,7 @@ use crate::net::config::NetConfig;
 use crate::net::event_loop::EventLoop;
 use crate::net::framed::{Budget, Throttle};
 use crate::net::handle::{Handle, PeerEvent};
-use crate::net::kad_records::{self, KadRecords};
+use crate::net::kad_records::{self, KadRecords, Own};
 use crate::net::link::Links;
 use crate::net::resolver::Resolver;
 use crate::net::serve::{Served, Server, peer_key};
@@ -267,7 +267,9 @@ async fn start(
     })?;
     let refused_records = Arc::<AtomicU64>::default();
     let arrivals = kad_records::arrivals();
-    let records = KadRecords::open(tables.clone(), NodeInner::now, Arc::clone(&refused_records), arrivals.clone())?;
+    let this = Own::new(&own, identity.scope());
+    let records =
+        KadRecords::open(tables.clone(), this, NodeInner::now, Arc::clone(&refused_records), arrivals.clone())?;
     let behaviour = Behaviour::new(&key, records, &config)?;
     let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
     let swarm = Swarm::new(make_transport(&key)?, behaviour, own, swarm_config);
