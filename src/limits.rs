@@ -141,6 +141,10 @@ pub const RECORD_REPLICAS: std::num::NonZeroUsize = std::num::NonZeroUsize::new(
 /// Longest lease that is granted.
 pub const LEASE_TTL: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
 
+/// How far clocks may differ: a record may end so much later than [`LEASE_TTL`] from now, since its writer's clock may be ahead of whoever
+/// stores or reads it.
+pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// Longest signed record, in bytes.
 pub const RECORD_BYTES: usize = 1 << 10;
 

@@ -258,7 +258,9 @@ impl SignedRecord {
         if record.expires_unix_ms <= now_unix_ms {
             return Err(Refusal::Expired);
         }
-        if record.expires_unix_ms - now_unix_ms > limits::LEASE_TTL.as_millis() as u64 {
+        // Its writer's clock may be ahead.
+        let longest = limits::LEASE_TTL + limits::CLOCK_SKEW;
+        if record.expires_unix_ms - now_unix_ms > longest.as_millis() as u64 {
             return Err(Refusal::TooLong);
         }
         match known {
@@ -273,6 +275,8 @@ impl SignedRecord {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -320,6 +324,11 @@ mod tests {
         assert!(matches!(check(&[0; 20], &alice, None), Err(Refusal::Malformed(_))));
         let old = Record { expires_unix_ms: 1000, ..record(1) }.sign(&alice);
         assert_eq!(check(old.bytes(), &alice, None), Err(Refusal::Expired));
+        let longest = 1000 + (limits::LEASE_TTL + Duration::from_secs(3600)).as_millis() as u64;
+        let from_ahead = Record { expires_unix_ms: longest, ..record(1) }.sign(&alice);
+        assert_eq!(check(from_ahead.bytes(), &alice, None), Ok(from_ahead.clone()), "by a clock an hour ahead");
+        let too_long = Record { expires_unix_ms: longest + 1, ..record(1) }.sign(&alice);
+        assert_eq!(check(too_long.bytes(), &alice, None), Err(Refusal::TooLong));
         let eternal = Record { expires_unix_ms: u64::MAX, ..record(1) }.sign(&alice);
         assert_eq!(check(eternal.bytes(), &alice, None), Err(Refusal::TooLong));
     }
