@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use libp2p::kad::GetRecordOk::FoundRecord;
 use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
@@ -27,7 +28,7 @@ use crate::net::region::ANSWERS;
 enum Query {
     Closest(Closest, oneshot::Sender<Closest>),
     Put(oneshot::Sender<(bool, Vec<PeerId>)>, Vec<PeerId>),
-    Get { found: FoundRecords, enough: usize, answer: oneshot::Sender<FoundRecords> },
+    Get { key: kad::RecordKey, found: FoundRecords, enough: usize, answer: oneshot::Sender<FoundRecords> },
 }
 
 pub(crate) struct EventLoop {
@@ -147,8 +148,8 @@ impl EventLoop {
                 self.queries.insert(query, Query::Put(answer, peers));
             }
             Command::GetRecord(key, enough, answer) => {
-                let query = self.swarm.behaviour_mut().kad.get_record(key);
-                self.queries.insert(query, Query::Get { found: FoundRecords::default(), enough, answer });
+                let query = self.swarm.behaviour_mut().kad.get_record(key.clone());
+                self.queries.insert(query, Query::Get { key, found: FoundRecords::default(), enough, answer });
             }
             Command::View(answer) => {
                 let _ = answer.send(self.view());
@@ -318,10 +319,15 @@ impl EventLoop {
                 closest.peers.extend(found);
                 closest.complete = complete && !timed_out;
             }
-            (Query::Get { found, enough, .. }, QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(there)))) => {
-                found.records.push(there.record.value);
+            (Query::Get { key, found, enough, .. }, QueryResult::GetRecord(Ok(FoundRecord(there)))) => {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                // Whatever a peer makes up must not end the search.
+                match kad.store_mut().vet(key, &there.record.value) {
+                    Ok(()) => found.records.push(there.record.value),
+                    Err(refusal) => tracing::debug!("the answer of {:?} is passed over: {refusal}", there.peer),
+                }
                 if found.records.len() >= *enough
-                    && let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id)
+                    && let Some(mut query) = kad.query_mut(&id)
                 {
                     query.finish();
                 }

@@ -107,6 +107,11 @@ impl KadRecords {
         Ok(self)
     }
 
+    /// Whether what a peer answers to a question for `key` is a record that lies there and holds.
+    pub(crate) fn vet(&self, key: &RecordKey, bytes: &[u8]) -> std::result::Result<(), Refusal> {
+        SignedRecord::check(bytes, key.as_ref(), (self.clock)(), None).map(drop)
+    }
+
     fn get_signed(&self, key: &RecordKey) -> Option<&(SignedRecord, KadRecord)> {
         self.records.get(&Hash::from_slice(key.as_ref())?)
     }

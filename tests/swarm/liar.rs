@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use caskad::Hash;
 use caskad::chunk::{Codec, Parcel};
 use caskad::net::transport;
 use caskad::net::wire::{FRAME_HEADER_BYTES, Frame, PutStatus, VERSION, decode_header};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use futures::{AsyncRead, StreamExt as _};
 use libp2p::identity::Keypair;
-use libp2p::kad::{self, store::MemoryStore};
+use libp2p::kad;
+use libp2p::kad::store::{MemoryStore, RecordStore as _};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm, identify};
 
@@ -45,15 +47,23 @@ pub(crate) struct Liar {
 impl Liar {
     /// Joins the network of whoever listens at `join`.
     pub(crate) fn start(lie: Lie, listen: &Multiaddr, join: &Multiaddr) -> Liar {
+        Liar::with_records(lie, &[], listen, join)
+    }
+
+    /// Has garbage for each of the records `made_up`, whatever it is brought.
+    pub(crate) fn with_records(lie: Lie, made_up: &[Hash], listen: &Multiaddr, join: &Multiaddr) -> Liar {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let key = Keypair::generate_ed25519();
         let peer = PeerId::from(key.public());
         let _inside = runtime.enter();
-        let mut kad = kad::Behaviour::with_config(
-            peer,
-            MemoryStore::new(peer),
-            kad::Config::new(StreamProtocol::new("/caskad/kad/1/caskad")),
-        );
+        let mut config = kad::Config::new(StreamProtocol::new("/caskad/kad/1/caskad"));
+        let mut records = MemoryStore::new(peer);
+        for key in made_up {
+            config.set_record_filtering(kad::StoreInserts::FilterBoth);
+            let key = kad::RecordKey::new(key.as_bytes());
+            records.put(kad::Record::new(key, b"garbage".to_vec())).unwrap();
+        }
+        let mut kad = kad::Behaviour::with_config(peer, records, config);
         kad.set_mode(Some(kad::Mode::Server));
         let identify = identify::Behaviour::new(identify::Config::new("/caskad/id/1/caskad".to_owned(), key.public()));
         let streams = libp2p_stream::Behaviour::new();

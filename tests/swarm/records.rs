@@ -13,6 +13,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm as Libp2pSwarm, identify};
 use tokio::runtime::Runtime;
 
+use crate::liar::{Liar, Lie};
 use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -170,6 +171,28 @@ fn nobody_changes_a_record_of_anothers() {
 /// What a peer that has just come reads.
 fn scribe_read(addresses: &[Multiaddr], key: &Hash) -> Vec<u8> {
     Scribe::join(addresses).read(key)
+}
+
+#[test]
+fn a_record_is_found_whatever_others_make_up() {
+    let mut config = quick();
+    // What is published stays where it is, and so the reader has none of it.
+    config.refresh_interval = Duration::from_secs(600);
+    let mut swarm = Swarm::start(2, config);
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    keys.iter().for_each(|key| drop(swarm.put(0, key, random(100_000, 1))));
+    let records: Vec<Hash> = keys.iter().map(|key| Record::key(&swarm.nodes[0].scope(), key)).collect();
+    let start = |_| Liar::with_records(Lie::Hangup, &records, &swarm.free_address(), &swarm.address(0));
+    let liars: Vec<Liar> = (0..12).map(start).collect();
+    let reader = swarm.add();
+    let known = || -> Vec<String> { reader.peers().unwrap().into_iter().map(|peer| peer.peer_id).collect() };
+    eventually("the reader knows the liars", || {
+        let known = known();
+        liars.iter().all(|liar| known.contains(&liar.peer.to_string()))
+    });
+    for key in keys {
+        assert_eq!(reader.log(&swarm.name(0, key).key, &Monitor::none()).unwrap().len(), 1, "{key}");
+    }
 }
 
 #[test]
