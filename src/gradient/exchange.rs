@@ -36,7 +36,7 @@ pub struct Collected {
 pub struct Collection {
     /// What came in time.
     pub contributions: Vec<Collected>,
-    /// Who did not publish in time, or cannot be reached.
+    /// Who did not publish in time, cannot be reached, or has published what is refused; the monitor is warned of the latter two.
     pub missing: Vec<ScopeKey>,
 }
 
@@ -89,6 +89,7 @@ pub fn collect(
             let wanted = VersionRef::from(key.in_scope(worker));
             let mut watch = node.watch(&wanted.key)?;
             let mut look = Look::First;
+            let mut last = None;
             loop {
                 monitor.check()?;
                 match node.fetch_as(&wanted, look, &patience) {
@@ -105,9 +106,19 @@ pub fn collect(
                         } else {
                             Look::Newest
                         };
+                        last = Some(error);
                         node.wait(&mut watch, AGAIN)?;
                     }
-                    Err(Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled) => break,
+                    // Whatever a worker has published, it is the others' round as well.
+                    Err(error @ (Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled)) => {
+                        let why = if matches!(error, Error::Cancelled) { last } else { Some(error) };
+                        // Where there is none, there is nothing to be said of it.
+                        if let Some(why) = why.filter(|why| !matches!(why, Error::NotFound { what: "key", .. })) {
+                            monitor.warn(&format!("the contribution of @{worker} is not there: {why}"));
+                        }
+                        break;
+                    }
+                    // This machine's, such as a full disk.
                     Err(error) => return Err(error),
                 }
             }

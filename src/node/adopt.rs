@@ -11,9 +11,14 @@ use crate::node::store::Store;
 use crate::refs::{RefChange, VersionEntry};
 use crate::store::{EncodedChunk, RecordKind};
 
+/// What is refused of what another scope has published: an error that says so is its publisher's, and not this machine's.
+pub(crate) const PUBLISHED: &str = "what was published";
+
 impl Store {
     /// Makes the version whose manifest is `bytes` version `number` of `key`, which has the scope of its publisher, until `expires_unix_ms`
     /// or for as long as it is pinned. All of its chunks must be stored. A version that is here already gets the new labels and end.
+    ///
+    /// What its publisher has got wrong is an [`Error::Network`]; any other error is this store's.
     pub fn adopt(
         &self,
         key: &Key,
@@ -22,12 +27,15 @@ impl Store {
         labels: &[Label],
         expires_unix_ms: Option<u64>,
     ) -> Result<()> {
-        let refuse = |why: &str| Error::Syntax { what: "key", input: key.to_string(), why: why.to_owned() };
         if !matches!(key.scope(), Some(Scope::Key(_))) {
-            return Err(refuse("only a version of another scope is adopted; `put` makes one of this store's own"));
+            let why = "only a version of another scope is adopted; `put` makes one of this store's own".to_owned();
+            return Err(Error::Syntax { what: "key", input: key.to_string(), why });
         }
-        let malformed = |why: String| Error::Damaged { what: "manifest", place: key.to_string(), why };
-        let manifest = Manifest::decode(bytes).map_err(|why| malformed(why.to_string()))?;
+        let refuse = |why: String| Error::Network {
+            what: PUBLISHED,
+            why: format!("version {number} of {key} is refused: {why}"),
+        };
+        let manifest = Manifest::decode(bytes).map_err(|why| refuse(format!("its manifest is malformed: {why}")))?;
         let session = self.inner.chunks.begin()?;
         for chunk in &manifest.chunks {
             let stored = if session.has(&chunk.hash)? {
@@ -36,9 +44,10 @@ impl Store {
                 None
             };
             match stored {
-                None => return Err(malformed(format!("its chunk {} is not here", chunk.hash.short()))),
+                None => return Err(refuse(format!("its chunk {} is not here", chunk.hash.short()))),
                 Some(stored) if stored.plain_len != chunk.len => {
-                    return Err(malformed(format!("it gives chunk {} another length than it has", chunk.hash.short())));
+                    let chunk = chunk.hash.short();
+                    return Err(refuse(format!("its manifest gives chunk {chunk} another length than it has")));
                 }
                 Some(_) => {}
             }
@@ -53,9 +62,7 @@ impl Store {
             let known = self.inner.chunks.refs(key)?;
             let before = known.versions.get(&number);
             if before.is_some_and(|before| before.manifest != hash) {
-                return Err(refuse(&format!(
-                    "version {number} is here already, with another manifest: its publisher changed it"
-                )));
+                return Err(refuse("it is here already, with another manifest: its publisher changed it".to_owned()));
             }
             let entry = VersionEntry {
                 manifest: hash,

@@ -1,13 +1,20 @@
 //! A round of training: every worker publishes, every worker collects.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use caskad::chunk::ChunkRef;
 use caskad::gradient::{
     AggregateOptions, BytesContribution, Contribution, Rule, VersionContribution, aggregate, collect, publish, unfit,
 };
-use caskad::{Error, Monitor, Payload};
+use caskad::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile};
+use caskad::net::catalogue::{Catalogue, CataloguedVersion};
+use caskad::net::record::{Body, CataloguePlace, Record};
+use caskad::refs::{Meta, VersionEntry};
+use caskad::{Error, Hash, Identity, Monitor, Payload};
 
-use crate::nodes::{Swarm, eventually, quick};
+use crate::nodes::{Swarm, Warnings, eventually, quick, random};
+use crate::records::Scribe;
 
 fn contribution(value: f32) -> Vec<u8> {
     let data: Vec<u8> = (0..50_000).flat_map(|n| (value + n as f32 * 1e-3).to_le_bytes()).collect();
@@ -68,6 +75,96 @@ fn a_contribution_ends_with_its_time_and_counts_once() {
     assert!(ask(3).contributions.is_empty());
     let twice = collect(&swarm.nodes[1], "run", 2, &[worker, worker], Duration::from_millis(50), &none);
     assert!(matches!(twice, Err(Error::Syntax { what: "worker", .. })));
+}
+
+/// A manifest of one file that consists of `chunks`, long enough to be a chunk itself.
+fn manifest_of(name: char, chunks: Vec<ChunkRef>) -> Vec<u8> {
+    let file = RegularFile {
+        len: chunks.iter().map(|chunk| u64::from(chunk.len)).sum(),
+        blob_hash: Hash::of(b"of the file"),
+        executable: false,
+        media_type: None,
+        content: Content::Chunks,
+        segments: Vec::new(),
+    };
+    let contents = Contents {
+        key: "gradient/run/9".parse().unwrap(),
+        single: true,
+        files: vec![FileEntry { path: name.to_string().repeat(2000), kind: FileKind::Regular(file) }],
+        chunks,
+        homes: BTreeMap::new(),
+        parent: None,
+        base: None,
+        created_unix_ms: 1_800_000_000_000,
+        meta: Meta::default(),
+    };
+    Manifest::new(contents).unwrap().encode()
+}
+
+/// The record by which `worker` says that its first version of round 9 has that manifest.
+fn record_of(worker: &Identity, seq: u64, manifest: &[u8]) -> Vec<u8> {
+    let body = Body { hash: Hash::of(manifest), len: manifest.len() as u64, pieces: None };
+    let entry = VersionEntry {
+        manifest: body.hash,
+        manifest_bytes: body.len,
+        bytes: 20_000,
+        stored_bytes: 20_000,
+        chunks: 2,
+        new_chunks: 2,
+        created_unix_ms: 1_800_000_000_000,
+        expires_unix_ms: None,
+        single: true,
+        meta: Meta::default(),
+    };
+    let version = CataloguedVersion { manifest: body, entry, labels: Vec::new(), peer: None };
+    let catalogue = Catalogue { versions: [(1, version)].into() };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let record = Record {
+        publisher: worker.scope(),
+        name: "gradient/run/9".to_owned(),
+        seq,
+        version: 1,
+        manifest: body,
+        catalogue: CataloguePlace::Inline(catalogue.encode()),
+        expires_unix_ms: now.as_millis() as u64 + 600_000,
+        peer: [0; 32],
+    };
+    record.sign(worker).bytes().to_vec()
+}
+
+#[test]
+fn a_round_is_collected_whatever_one_worker_publishes() {
+    let swarm = Swarm::start(4, quick());
+    let (honest, reader, none) = (&swarm.nodes[0], &swarm.nodes[2], Monitor::none());
+    let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(1.0)));
+    publish(honest, "run", 9, payload, Duration::from_secs(60), &none).unwrap();
+    let data = random(10_000, 1);
+    let chunk = |len| ChunkRef { hash: Hash::of(&data), len };
+    swarm.put(1, "data", data.clone());
+    let addresses: Vec<_> = (0..4).map(|index| swarm.address(index)).collect();
+    let mut scribe = Scribe::join(&addresses);
+    // Manifests are chunks like others, so a file's content may be one.
+    let mut bring = |worker: &Identity, seq, key: &str, manifest: Vec<u8>| {
+        let record = record_of(worker, seq, &manifest);
+        swarm.put(1, key, manifest);
+        assert_eq!(scribe.write(&Record::key(&worker.scope(), "gradient/run/9"), &record), 4);
+    };
+    let (twice, changed) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    bring(&changed, 1, "first", manifest_of('a', vec![chunk(10_000)]));
+    let round = collect(reader, "run", 9, &[changed.scope()], Duration::from_secs(30), &none).unwrap();
+    assert_eq!(round.contributions.len(), 1);
+    bring(&changed, 2, "second", manifest_of('b', vec![chunk(10_000)]));
+    bring(&twice, 1, "third", manifest_of('c', vec![chunk(10_000), chunk(9_999)]));
+    let workers = [honest.scope(), twice.scope(), changed.scope()];
+    let warnings = Warnings::default();
+    let told = Monitor::new(warnings.clone());
+    let round = collect(reader, "run", 9, &workers, Duration::from_secs(5), &told).unwrap();
+    assert_eq!(round.contributions.iter().map(|one| one.worker).collect::<Vec<_>>(), [honest.scope()]);
+    assert_eq!(round.missing, [twice.scope(), changed.scope()]);
+    let said = |worker: &Identity, why: &str| {
+        warnings.all().iter().any(|said| said.contains(&worker.scope().to_string()) && said.contains(why))
+    };
+    assert!(said(&twice, "another length") && said(&changed, "changed it"), "{:?}", warnings.all());
 }
 
 #[test]

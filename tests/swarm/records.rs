@@ -25,7 +25,7 @@ struct Behaviour {
 }
 
 /// A peer that reads and writes records, and does nothing else.
-struct Scribe {
+pub(crate) struct Scribe {
     runtime: Runtime,
     swarm: Libp2pSwarm<Behaviour>,
     peers: Vec<PeerId>,
@@ -33,7 +33,7 @@ struct Scribe {
 
 impl Scribe {
     /// Connects to the nodes at `addresses`.
-    fn join(addresses: &[Multiaddr]) -> Scribe {
+    pub(crate) fn join(addresses: &[Multiaddr]) -> Scribe {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let key = Keypair::generate_ed25519();
         let own = PeerId::from(key.public());
@@ -96,7 +96,7 @@ impl Scribe {
     }
 
     /// Brings a record to every node. How many take it.
-    fn write(&mut self, key: &Hash, value: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, key: &Hash, value: &[u8]) -> usize {
         let record = kad::Record::new(kad::RecordKey::new(key.as_bytes()), value.to_vec());
         let peers = self.peers.clone();
         let query = self.swarm.behaviour_mut().kad.put_record_to(record, peers.into_iter(), Quorum::All);

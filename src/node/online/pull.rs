@@ -12,6 +12,7 @@ use crate::key::{Key, VersionRef};
 use crate::manifest::{Content, Manifest};
 use crate::monitor::Monitor;
 use crate::net::fetch::Fetched;
+use crate::node::adopt::PUBLISHED;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
@@ -173,6 +174,8 @@ impl Node {
                 Err(Error::NotFound { .. }) if wanted.key.scope().is_none() => {
                     (self.inner.store.version(&wanted)?, Fetched::default())
                 }
+                // What the publisher says now is known: an earlier copy must not be taken for it.
+                Err(error @ Error::Network { what: PUBLISHED, .. }) => return Err(error),
                 Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
                     // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
                     if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
