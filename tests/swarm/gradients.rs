@@ -13,6 +13,7 @@ use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::refs::{Meta, VersionEntry};
 use caskad::{Error, Hash, Identity, Monitor, Payload};
 
+use crate::liar::Mute;
 use crate::nodes::{Swarm, Warnings, eventually, quick, random};
 use crate::records::Scribe;
 
@@ -165,6 +166,22 @@ fn a_round_is_collected_whatever_one_worker_publishes() {
         warnings.all().iter().any(|said| said.contains(&worker.scope().to_string()) && said.contains(why))
     };
     assert!(said(&twice, "another length") && said(&changed, "changed it"), "{:?}", warnings.all());
+}
+
+#[test]
+fn peers_that_do_not_answer_hold_no_collection_up_beyond_its_deadline() {
+    let swarm = Swarm::start(2, quick());
+    let mute = Mute::start(&swarm.free_address(), &swarm.address(0));
+    let node = &swarm.nodes[0];
+    eventually("the node knows who is mute", || {
+        let peers = node.peers().unwrap();
+        peers.iter().any(|peer| peer.peer_id == mute.peer.to_string() && !peer.addresses.is_empty())
+    });
+    let (nobody, started) = (Identity::generate().unwrap().scope(), Instant::now());
+    let round = collect(node, "run", 1, &[nobody], Duration::from_secs(1), &Monitor::none()).unwrap();
+    assert_eq!(round.missing, [nobody]);
+    // Kademlia would wait for ten seconds.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -97,6 +97,48 @@ impl Liar {
     }
 }
 
+#[derive(NetworkBehaviour)]
+struct Nothing {
+    identify: identify::Behaviour,
+    streams: libp2p_stream::Behaviour,
+}
+
+/// A peer that others note as one of Kademlia's, and that answers none of its questions.
+pub(crate) struct Mute {
+    pub(crate) peer: PeerId,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Mute {
+    /// Connects to whoever listens at `join`.
+    pub(crate) fn start(listen: &Multiaddr, join: &Multiaddr) -> Mute {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let key = Keypair::generate_ed25519();
+        let peer = PeerId::from(key.public());
+        let _inside = runtime.enter();
+        let identify = identify::Behaviour::new(identify::Config::new("/caskad/id/1/caskad".to_owned(), key.public()));
+        let streams = libp2p_stream::Behaviour::new();
+        let mut incoming = streams.new_control().accept(StreamProtocol::new("/caskad/kad/1/caskad")).unwrap();
+        let config =
+            libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(600));
+        let mut swarm = Swarm::new(transport::memory(&key).unwrap(), Nothing { identify, streams }, peer, config);
+        swarm.listen_on(listen.clone()).unwrap();
+        swarm.dial(join.clone()).unwrap();
+        runtime.spawn(async move {
+            loop {
+                swarm.select_next_some().await;
+            }
+        });
+        runtime.spawn(async move {
+            let mut open = Vec::new();
+            while let Some((_, stream)) = incoming.next().await {
+                open.push(stream);
+            }
+        });
+        Mute { peer, _runtime: runtime }
+    }
+}
+
 async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header).await.ok()?;

@@ -18,7 +18,7 @@ use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
 use crate::node::online::find::{FoundVersion, Look, Missing, not_here, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
-use crate::node::online::tasks::{blocking, over};
+use crate::node::online::tasks::{blocking, cancellable, cancelled, over};
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
 use crate::node::store::find_version;
 use crate::node::version::Version;
@@ -224,8 +224,13 @@ impl NodeInner {
         look: Look,
         monitor: &Monitor,
     ) -> Result<(Version, FoundVersion, Vec<u8>)> {
-        let found = self.find_foreign(wanted, look, monitor).await?;
-        let bytes = self.document(found.version.manifest, found.publisher, monitor).await?;
+        // What comes until there is a manifest is read, and not kept.
+        let (found, bytes) = cancellable(monitor, async {
+            let found = self.find_foreign(wanted, look, monitor).await?;
+            let bytes = self.document(found.version.manifest, found.publisher, monitor).await?;
+            Ok((found, bytes))
+        })
+        .await?;
         let manifest = over(&bytes, Manifest::decode).map_err(|why| Error::Network {
             what: "what a record points at",
             why: format!("the manifest of {wanted} is malformed: {why}"),
@@ -274,6 +279,8 @@ impl NodeInner {
         let fetched = tokio::select! {
             fetched = self.bring_missing(missing, found.publisher, Arc::clone(&intake), monitor) => fetched,
             error = persisting => return Err(error),
+            // What came is settled even so.
+            error = cancelled(monitor) => Err(error),
         };
         let adopts = whole && fetched.is_ok();
         let (store, key) = (self.store.clone(), wanted.key.clone());
