@@ -107,7 +107,9 @@ pub enum Error {
     },
 
     /// An earlier write failed, so this handle takes no more of them.
-    #[error("an earlier write to the store failed ({why}); reopen it to continue, committed versions are intact")]
+    #[error(
+        "an earlier write to the store failed ({why}); open it again to go on, or restart the node that has it; committed versions are intact"
+    )]
     WriteFailed {
         /// What the earlier write said.
         why: String,

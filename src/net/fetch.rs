@@ -25,6 +25,7 @@ use crate::net::framed::StreamError;
 use crate::net::handle::PeerAddresses;
 use crate::net::link::{Link, Links};
 use crate::net::pace::Pace;
+use crate::net::record::PUBLISHED;
 use crate::net::wire::Frame;
 
 /// Connections that are opened at the same time.
@@ -410,7 +411,7 @@ impl Job {
                     parcel.plain_len,
                     self.len(ask.chunk)
                 );
-                self.stop(Error::Network { what: "what a record points at", why });
+                self.stop(Error::Network { what: PUBLISHED, why });
             }
             Ok(Taken::Stored | Taken::Known) => {
                 if self.on_board(|board| board.done(ask.chunk)) {

@@ -9,6 +9,9 @@ use crate::hash::Hash;
 use crate::identity::{Identity, ScopeKey};
 use crate::limits;
 
+/// What is refused of what another scope has published: an error that says so is its publisher's, and not this machine's.
+pub(crate) const PUBLISHED: &str = "what was published";
+
 /// The version of the record format.
 const RECORD_VERSION: u64 = 1;
 

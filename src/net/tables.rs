@@ -210,6 +210,7 @@ impl NetTables {
 fn failed(path: &Path, error: redb::Error) -> Error {
     match error {
         redb::Error::Io(source) => Error::io("use", path, source),
+        redb::Error::PreviousIo => Error::WriteFailed { why: format!("{} could not be written", path.display()) },
         error => Error::Damaged {
             what: "network tables",
             place: path.display().to_string(),

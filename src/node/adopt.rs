@@ -6,13 +6,11 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, Label, Scope};
 use crate::manifest::Manifest;
+use crate::net::record::PUBLISHED;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
 use crate::refs::{RefChange, VersionEntry};
 use crate::store::{EncodedChunk, RecordKind};
-
-/// What is refused of what another scope has published: an error that says so is its publisher's, and not this machine's.
-pub(crate) const PUBLISHED: &str = "what was published";
 
 impl Store {
     /// Makes the version whose manifest is `bytes` version `number` of `key`, which has the scope of its publisher, until `expires_unix_ms`

@@ -48,6 +48,21 @@ fn a_range_fetches_only_its_chunks() {
 }
 
 #[test]
+fn what_is_damaged_here_comes_from_peers() {
+    let swarm = Swarm::start(3, quick());
+    let bytes = random(3 << 20, 1);
+    swarm.put(0, "m", bytes.clone());
+    let pack = swarm.store(0).join("packs").join("p-00000001.pack");
+    let mut packed = std::fs::read(&pack).unwrap();
+    packed[1 << 20..][..400_000].iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    std::fs::write(&pack, packed).unwrap();
+    let (out, none) = (swarm.dir.path().join("out"), Monitor::none());
+    swarm.nodes[0].get(&"m".parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
+    assert!(swarm.nodes[0].store().verify(&"m".parse().unwrap(), &none).unwrap().ok);
+}
+
+#[test]
 fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
     let mut config = quick();
     config.replication_factor = 1;

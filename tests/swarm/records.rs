@@ -233,6 +233,7 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     get(&swarm.nodes[2], &format!("@{scope}/k/b"), 3);
     get(&second, "k/a@2", 5);
     get(&first, "k/b", 3);
+    assert_eq!(second.version(&"k/f".parse().unwrap(), &none).unwrap().bytes(), 300_000);
     // Renewals take turns, and neither forgets what the other has.
     let renewed = std::time::Instant::now() + config.ttl / 2;
     while std::time::Instant::now() < renewed {
@@ -241,6 +242,20 @@ fn machines_that_share_a_scope_publish_side_by_side() {
         std::thread::sleep(Duration::from_millis(500));
     }
     eventually("the keys of both are still listed", || names(&swarm.nodes[1]) == ["k/a", "k/b", "k/f"]);
+}
+
+#[test]
+fn each_new_key_is_listed_soon() {
+    let mut config = quick();
+    // Long before what is published is renewed.
+    (config.ttl, config.refresh_interval) = (Duration::from_secs(3600), Duration::from_secs(3600));
+    let swarm = Swarm::start(3, config);
+    let scope = swarm.nodes[0].scope();
+    for (number, key) in ["one", "two", "three"].into_iter().enumerate() {
+        swarm.put(0, key, random(100_000, number as u64));
+        let listed = || swarm.nodes[1].keys_of(&scope, &Monitor::none()).unwrap_or_default().len();
+        eventually("the key is listed", || listed() == number + 1);
+    }
 }
 
 #[test]

@@ -107,9 +107,8 @@ impl Node {
             // Whoever is late gets what it lacks from the upkeep.
             node.publish_key(&key, Errand { monitor: &monitor, grace: GRACE, thorough: false }).await
         });
-        if placed.as_ref().map_or(true, |placed| placed.incomplete > 0) {
-            self.wake();
-        }
+        // For those who are late, and to be listed.
+        self.wake();
         placed
     }
 }
@@ -249,23 +248,28 @@ impl NodeInner {
     }
 
     /// Publishes the list of this scope's keys.
-    pub(super) async fn publish_listing(&self, all: &BTreeMap<Key, KeyRefs>, errand: Errand<'_>) -> Result<()> {
+    pub(super) async fn publish_listing(&self, listing: &Listing, errand: Errand<'_>) -> Result<()> {
         let _turn = self.turn("").await;
-        let mut listing = Listing::default();
-        for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
-            let published = published(refs);
-            if let Some((latest, entry)) = published.last_key_value() {
-                let (versions, bytes) = (published.len() as u64, entry.bytes);
-                let created_unix_ms = entry.created_unix_ms;
-                let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms, peer: None };
-                listing.keys.insert(key.clone(), listed);
-            }
-        }
         let fingerprint = Hash::of(&listing.encode());
-        let (record, mut placed) = self.record_of_listing(&listing, errand).await?;
-        placed.add(self.publish_record(record, Named::Keys(&listing), errand).await?);
+        let (record, mut placed) = self.record_of_listing(listing, errand).await?;
+        placed.add(self.publish_record(record, Named::Keys(listing), errand).await?);
         self.note_published("", fingerprint, placed.incomplete == 0)
     }
+}
+
+/// The list of the keys that are this scope's own.
+pub(super) fn listing_of(all: &BTreeMap<Key, KeyRefs>) -> Listing {
+    let mut listing = Listing::default();
+    for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_none()) {
+        let published = published(refs);
+        if let Some((latest, entry)) = published.last_key_value() {
+            let (versions, bytes) = (published.len() as u64, entry.bytes);
+            let created_unix_ms = entry.created_unix_ms;
+            let listed = ListedKey { versions, latest: *latest, bytes, created_unix_ms, peer: None };
+            listing.keys.insert(key.clone(), listed);
+        }
+    }
+    listing
 }
 
 /// The versions of a key whose time is not up. Those that are pinned have no end.

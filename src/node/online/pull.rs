@@ -12,7 +12,7 @@ use crate::key::{Key, VersionRef};
 use crate::manifest::{Content, Manifest};
 use crate::monitor::Monitor;
 use crate::net::fetch::Fetched;
-use crate::node::adopt::PUBLISHED;
+use crate::net::record::PUBLISHED;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
@@ -46,8 +46,23 @@ impl Node {
         monitor: &Monitor,
     ) -> Result<GetReport> {
         let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
-        let report = pulled.version.clone().restore(target, options, monitor)?;
-        Ok(pulled.report(report))
+        let restored = match pulled.version.clone().restore(&target, options, monitor) {
+            Err(Error::Damaged { .. })
+                if matches!(options.part, Part::Whole) && self.mend(&pulled.version, monitor)? =>
+            {
+                pulled.version.clone().restore(&target, options, monitor)
+            }
+            restored => restored,
+        };
+        Ok(pulled.report(restored?))
+    }
+
+    /// Fetches again what is damaged of a version that is here; whether any of it came.
+    fn mend(&self, version: &Version, monitor: &Monitor) -> Result<bool> {
+        let here = VersionRef { key: version.key().clone(), version: crate::VersionSpec::Number(version.number()) };
+        monitor.warn(&format!("a chunk of {here} is damaged; what peers have of it is fetched again"));
+        let damaged = self.inner.store.verify(&here, monitor)?;
+        Ok(self.heal(&damaged, monitor)? > 0)
     }
 
     /// As [`Store::get_to`](crate::Store::get_to); what is not here comes from peers.
@@ -92,10 +107,16 @@ impl Node {
     /// Opens a version, of this store or of another scope, without fetching its chunks.
     pub fn version(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
         let wanted = self.inner.store.canonical_version(wanted)?;
-        if wanted.key.scope().is_none() || self.is_here(&wanted)? {
+        let alone = || self.block_on(self.inner.connected()).is_ok_and(|peers| peers == 0);
+        if self.is_here(&wanted)? || (wanted.key.scope().is_none() && alone()) {
             return self.inner.store.version(&wanted);
         }
-        self.block_on(async { Ok(self.inner.open(&wanted, Look::Newest, monitor).await?.0) })
+        let theirs = self.in_own_scope(&wanted);
+        match self.block_on(async { Ok(self.inner.open(&theirs, Look::Newest, monitor).await?.0) }) {
+            // The store says what it has that is like it.
+            Err(Error::NotFound { .. }) if wanted.key.scope().is_none() => self.inner.store.version(&wanted),
+            opened => opened,
+        }
     }
 
     /// The versions of a key of any scope.

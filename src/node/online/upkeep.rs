@@ -24,7 +24,7 @@ use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
 use crate::node::maintain::GcOptions;
 use crate::node::online::node::NodeInner;
-use crate::node::online::publish::{Errand, fingerprint, lock};
+use crate::node::online::publish::{Errand, fingerprint, listing_of, lock};
 use crate::node::online::tasks::blocking;
 use crate::store::KeyRefs;
 
@@ -219,19 +219,18 @@ impl NodeInner {
         let none = Monitor::none();
         let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
         let mut first = None;
-        let mut changed = renew;
         for key in own().map(|(key, _)| key).chain(&removed) {
             if !renew && !lock(&self.unpublished).contains(key.as_str()) {
                 continue;
             }
-            changed = true;
             if let Err(error) = self.publish_key(key, errand).await {
                 first.get_or_insert(error);
             }
         }
-        let listed = self.tables.published("")?.is_some_and(|published| published.complete);
-        if changed || !listed {
-            self.publish_listing(&all, errand).await?;
+        let (listing, listed) = (listing_of(&all), self.tables.published("")?);
+        let listed = listed.is_some_and(|listed| listed.complete && listed.refs == Hash::of(&listing.encode()));
+        if renew || !listed {
+            self.publish_listing(&listing, errand).await?;
         }
         Ok(Pending::Tried(first))
     }
