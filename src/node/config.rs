@@ -92,6 +92,22 @@ impl Config {
         Ok(config)
     }
 
+    /// True if the file at `path`, which [`read`](Config::read) does not take, may say where the packs are.
+    pub(super) fn may_name_backend(path: &Path) -> bool {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        // As ASCII out of whatever encoding it is in.
+        let text = String::from_utf8_lossy(&bytes).replace('\0', "");
+        match toml::from_str::<toml::Table>(&text) {
+            Ok(table) => table
+                .iter()
+                .any(|(name, value)| name == "backend" || value.as_str().is_some_and(|url| url.contains("://"))),
+            Err(_) => text
+                .lines()
+                .map(|line| line.trim_start_matches(|c: char| !c.is_ascii_alphanumeric() && c != '#'))
+                .any(|line| line.starts_with("backend")),
+        }
+    }
+
     /// Checks each field against its range; the answer names the field.
     pub(super) fn validate(&self) -> Result<(), String> {
         let range = (1 << 20)..=(2 << 30);

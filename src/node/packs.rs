@@ -36,6 +36,12 @@ struct Place {
     url: String,
 }
 
+/// True if it is known where the packs of the store at `path` are: they are there, or its file says where.
+pub(super) fn are_known(path: &Path) -> bool {
+    let listed = FileBackend::new(path.join("packs")).list("p-").unwrap_or_default();
+    !listed.is_empty() || path.join(FILE).exists()
+}
+
 /// The packs that a caller brings along.
 pub(super) fn handed_in(directory: &StoreDirectory, backend: Arc<dyn StorageBackend>) -> Result<Packs> {
     match Place::read(directory)? {

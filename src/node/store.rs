@@ -165,6 +165,12 @@ impl StoreOptions {
         let settings = self.config.clone().map_or_else(|| Config::read(&StoreDirectory::config(path)), Ok);
         let configured = settings.as_ref().ok().and_then(|config| config.backend.as_deref());
         let url = self.backend_url.as_deref().or(configured);
+        if let Err(Error::Damaged { why, .. }) = &settings
+            && url.is_none()
+            && self.backend.is_none()
+        {
+            refuse_guess(path, why)?;
+        }
         let directory = match self.read_only {
             true => StoreDirectory::open_read_only(path)?,
             // A store whose packs are elsewhere may be new to this machine.
@@ -364,6 +370,19 @@ impl Store {
             why: why.to_string(),
         })
     }
+}
+
+/// Settings that cannot be used may name the place of the packs. A store without any would take the default for good.
+fn refuse_guess(store: &Path, why: &str) -> Result<()> {
+    let config = StoreDirectory::config(store);
+    if packs::are_known(store) || !Config::may_name_backend(&config) {
+        return Ok(());
+    }
+    let why = format!(
+        "{why}; nothing was opened, since it may say where the packs are, and the store has none yet: \
+         --backend URL says so too (`files:` is the store's own directory)"
+    );
+    Err(Error::Input { path: config, why })
 }
 
 pub(super) fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, VersionEntry)> {

@@ -65,6 +65,36 @@ fn damaged_settings_are_reported_and_the_defaults_hold() {
 }
 
 #[test]
+fn damaged_settings_that_may_name_a_backend_make_no_store_of_files() {
+    let fixture = Fixture::new();
+    let texts: [&[u8]; 5] = [
+        b"backend = \"s3://b/p\"\nunknown = 1",
+        b"backnd = \"s3://b/p\"",
+        b"backend = \"s3://b/p\"\nthreads = ",
+        b"\xFF \n \"backend\" = \"memory:\"",
+        b"b\0a\0c\0k\0e\0n\0d\0 \0=\0",
+    ];
+    for text in texts {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("config.toml"), text).unwrap();
+        let refused = Store::open(dir.path()).unwrap_err();
+        let message = refused.to_string();
+        assert!(matches!(refused, Error::Input { .. }), "{message}");
+        assert!(message.contains("config.toml: ") && message.contains("--backend URL"), "{message}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made of it");
+        // The place can be said; and where packs are already, it is known.
+        assert!(caskad::StoreOptions::new().backend_url("files:").open(dir.path()).is_ok());
+        let copy = fixture.copy();
+        fs::write(copy.path.join("config.toml"), text).unwrap();
+        let store = Store::open(&copy.path).unwrap();
+        assert!(store.config_damage().is_some() && crate::stores::read(&store).unwrap() == fixture.model.visible());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.toml"), "unknown = 1 # backend").unwrap();
+    assert!(Store::open(dir.path()).is_ok());
+}
+
+#[test]
 fn a_damaged_format_file_is_mended_or_refused_in_words() {
     let fixture = Fixture::new();
     let len = fs::metadata(fixture.copy().path.join("format")).unwrap().len();
