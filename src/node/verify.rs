@@ -1,9 +1,9 @@
 //! Verify: every chunk re-read, decoded and re-hashed; what does not match is named by version, file, tensor and offset.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -169,9 +169,14 @@ impl Store {
         let against = Against { version: &version, monitor, bytes: AtomicU64::new(0), chunks: AtomicU64::new(0) };
         let mut damaged = Vec::new();
         let path = path.as_ref();
+        let found = fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
         if version.manifest.single {
-            against.file(0, path, &mut damaged)?;
+            against.file(0, path, &found, &mut damaged)?;
         } else {
+            if !found.is_dir() {
+                let why = "it is no directory, and the version is one".to_owned();
+                return Err(Error::Input { path: path.to_owned(), why });
+            }
             for index in 0..version.manifest.files.len() {
                 against.entry(index, path, &mut damaged)?;
             }
@@ -207,34 +212,49 @@ impl Against<'_> {
     fn entry(&self, index: usize, root: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
         let Some(entry) = self.version.manifest.files.get(index) else { return Ok(()) };
         let path = root.join(&entry.path);
-        match &entry.kind {
-            FileKind::Regular(_) => return self.file(index, &path, damaged),
-            FileKind::Directory if !path.is_dir() => {
-                damaged.push(self.damage(index, "it is not a directory there".to_owned()))
+        let found = match fs::symlink_metadata(&path) {
+            Ok(found) => found,
+            Err(error) => {
+                let why = stands_in_the_way(&error).ok_or_else(|| Error::io("read", &path, error))?;
+                damaged.push(self.damage(index, why.to_owned()));
+                return Ok(());
             }
-            FileKind::Symlink { target } => match std::fs::read_link(&path) {
-                Ok(found) if found.as_os_str() == target.as_str() => {}
-                Ok(found) => damaged.push(self.damage(index, format!("the link points to {}", found.display()))),
-                Err(_) => damaged.push(self.damage(index, "it is not a link there".to_owned())),
-            },
-            FileKind::Directory => {}
-        }
+        };
+        let differs = match &entry.kind {
+            FileKind::Regular(_) if found.is_symlink() => Some("it is a link there".to_owned()),
+            FileKind::Regular(_) => return self.file(index, &path, &found, damaged),
+            FileKind::Symlink { .. } if !found.is_symlink() => Some("it is not a link there".to_owned()),
+            FileKind::Symlink { target } => {
+                let found = fs::read_link(&path).map_err(|error| Error::io("read", &path, error))?;
+                (found.as_os_str() != target.as_str()).then(|| format!("the link points to {}", found.display()))
+            }
+            FileKind::Directory => (!found.is_dir()).then(|| "it is not a directory there".to_owned()),
+        };
+        damaged.extend(differs.map(|why| self.damage(index, why)));
         Ok(())
     }
 
-    fn file(&self, index: usize, path: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
+    /// Compares a file with the one at `path`, of which `found` is known.
+    fn file(&self, index: usize, path: &Path, found: &Metadata, damaged: &mut Vec<Damage>) -> Result<()> {
         let regular = self.version.regular(index)?;
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.version.manifest.single => {
-                damaged.push(self.damage(index, "it is missing there".to_owned()));
-                return Ok(());
-            }
-            opened => opened.map_err(|error| Error::io("open", path, error))?,
-        };
+        let other = || self.damage(index, "it is not a regular file there".to_owned());
+        // A pipe is not opened, and does not hold up whoever opens it should it come in between.
+        if !found.is_file() {
+            damaged.push(other());
+            return Ok(());
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+        let file = options.open(path).map_err(|error| Error::io("open", path, error))?;
         let metadata = file.metadata().map_err(|error| Error::io("read", path, error))?;
         if !metadata.is_file() {
-            damaged.push(self.damage(index, "it is not a regular file there".to_owned()));
+            damaged.push(other());
             return Ok(());
+        }
+        let executable = metadata.permissions().mode() & 0o111 != 0;
+        if executable != regular.executable && !self.version.manifest.single {
+            let why = if executable { "it is executable there" } else { "it is not executable there" };
+            damaged.push(self.damage(index, why.to_owned()));
         }
         if metadata.len() != regular.len {
             damaged.push(self.damage(index, format!("it has {} bytes there, not {}", metadata.len(), regular.len)));
@@ -294,17 +314,49 @@ impl Against<'_> {
         Ok(())
     }
 
-    /// Names what is in the directory and not in the version.
+    /// Names what is in the directory and not in the version, whatever it is.
     fn strangers(&self, root: &Path, damaged: &mut Vec<Damage>) -> Result<()> {
-        let items = crate::node::payload::find_items(&[root.to_owned()], None)?;
-        for path in items.by_path.keys() {
-            if self.version.manifest.find_file(path).is_none() {
-                let (key, version) = (Some(self.version.key.clone()), Some(self.version.number));
-                let why = "it is not in the version".to_owned();
-                damaged.push(Damage { key, version, file: Some(path.clone()), ..Damage::new("file", why) });
+        let known = damaged.len();
+        let mut directories = vec![(root.to_owned(), String::new())];
+        while let Some((directory, path)) = directories.pop() {
+            self.monitor.check()?;
+            let failed = |error| Error::io("list", &directory, error);
+            let mut empty = true;
+            for entry in fs::read_dir(&directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                empty = false;
+                let name = entry.file_name();
+                let below = if path.is_empty() { String::new() } else { format!("{path}/") };
+                let below = below + &name.to_string_lossy();
+                if entry.file_type().map_err(failed)?.is_dir() {
+                    directories.push((entry.path(), below));
+                } else if name.to_str().is_none() || self.version.manifest.find_file(&below).is_none() {
+                    damaged.push(self.stranger(below));
+                }
+            }
+            if empty && !path.is_empty() && self.version.manifest.find_file(&path).is_none() {
+                damaged.push(self.stranger(path));
             }
         }
+        damaged.get_mut(known..).unwrap_or_default().sort_by(|a, b| a.file.cmp(&b.file));
         Ok(())
+    }
+
+    fn stranger(&self, path: String) -> Damage {
+        let (key, version) = (Some(self.version.key.clone()), Some(self.version.number));
+        Damage { key, version, file: Some(path), ..Damage::new("file", "it is not in the version".to_owned()) }
+    }
+}
+
+/// Why there is nothing at the path of an entry, if that is what `error` says: a difference, and no failure.
+fn stands_in_the_way(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Some("it is missing there"),
+        io::ErrorKind::NotADirectory => Some("it is missing there: what should be its directory is none"),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            Some("it is missing there: what should be its directory is a link to itself")
+        }
+        _ => None,
     }
 }
 

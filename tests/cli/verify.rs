@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use crate::bench::{Bench, has_fields, noise, safetensors};
+use crate::bench::{Bench, has_fields, noise, safetensors, set_mode};
 
 /// Flips a bit in the middle of the store's first pack.
 fn damage_pack(bench: &Bench) {
@@ -101,4 +101,49 @@ fn a_directory_is_compared_entry_by_entry() {
         report["damaged"].as_array().unwrap().iter().map(|d| d["file"].as_str().unwrap()).collect();
     files.sort_unstable();
     assert_eq!((ran.code, files), (Some(1), vec!["a.txt", "link", "stranger"]));
+}
+
+#[test]
+fn whatever_stands_in_for_a_file_is_a_difference() {
+    let bench = Bench::new();
+    for name in ["a", "d/b", "e/f", "pipe", "run"] {
+        bench.write(&format!("in/{name}"), name.as_bytes());
+    }
+    bench.ok(&["put", "in", "--as", "m"]);
+    set_mode(&bench.path("in/run"), 0o755);
+    fs::rename(bench.path("in/a"), bench.path("a")).unwrap();
+    std::os::unix::fs::symlink("../a", bench.path("in/a")).unwrap();
+    fs::remove_dir_all(bench.path("in/d")).unwrap();
+    bench.write("in/d", b"no directory");
+    fs::remove_dir_all(bench.path("in/e")).unwrap();
+    std::os::unix::fs::symlink("e", bench.path("in/e")).unwrap();
+    fs::remove_file(bench.path("in/pipe")).unwrap();
+    for pipe in ["in/pipe", "in/stranger"] {
+        assert!(std::process::Command::new("mkfifo").arg(bench.path(pipe)).status().unwrap().success());
+    }
+    let ran = bench.run(&["verify", "m", "--against", "in", "--json"]);
+    let report = ran.json();
+    let damaged = report["damaged"].as_array().unwrap();
+    let mut found: Vec<(&str, &str)> =
+        damaged.iter().map(|d| (d["file"].as_str().unwrap(), d["why"].as_str().unwrap())).collect();
+    found.sort_unstable();
+    let (missing, stranger) = ("it is missing there: what should be its directory is", "it is not in the version");
+    let expected = [
+        ("a", "it is a link there".to_owned()),
+        ("d", stranger.to_owned()),
+        ("d/b", format!("{missing} none")),
+        ("e", stranger.to_owned()),
+        ("e/f", format!("{missing} a link to itself")),
+        ("pipe", "it is not a regular file there".to_owned()),
+        ("run", "it is executable there".to_owned()),
+        ("stranger", stranger.to_owned()),
+    ];
+    assert_eq!((ran.code, found), (Some(1), expected.iter().map(|(file, why)| (*file, why.as_str())).collect()));
+
+    // A single file may be reached through a link, but a pipe is none.
+    bench.put("one", b"a");
+    bench.ok(&["verify", "one", "--against", "in/a"]);
+    assert_eq!(bench.run(&["verify", "one", "--against", "in/pipe"]).code, Some(1));
+    bench.fails(2, "input", &["verify", "m", "--against", "a"]);
+    bench.fails(2, "io", &["verify", "m", "--against", "nothing"]);
 }
