@@ -4,10 +4,10 @@
 //! finds it and goes on: chunks that already lie there are verified where they are. It takes the target's name only when whole.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -20,6 +20,7 @@ use crate::key::VersionRef;
 use crate::manifest::{Content, FileKind, SegmentEntry};
 use crate::monitor::Monitor;
 use crate::node::fetch::{Fetcher, Sources};
+use crate::node::partial;
 use crate::node::report::GetReport;
 use crate::node::store::Store;
 use crate::node::threads::in_parallel;
@@ -207,7 +208,8 @@ impl<'a> Get<'a> {
         let regular = self.version.regular(file)?;
         self.monitor.begin("get", regular.len);
         let partial = self.partial(target)?;
-        let restored = self.fill(file, &partial).and_then(|()| self.rename(&partial, target));
+        let opened = partial::open_file(&partial, false)?;
+        let restored = self.fill(file, &partial, &opened).and_then(|()| self.rename(&partial, target));
         restored.inspect_err(|error| self.clean_up(error, &partial))?;
         Ok(regular.len)
     }
@@ -227,6 +229,8 @@ impl<'a> Get<'a> {
         let bytes = self.version.bytes();
         self.monitor.begin("get", bytes);
         let partial = self.partial(target)?;
+        fs::create_dir_all(parent(target)).map_err(|error| Error::io("create", parent(target), error))?;
+        partial::open_directory(&partial)?;
         let restored = self.fill_directory(&partial).and_then(|()| self.rename(&partial, target));
         restored.inspect_err(|error| self.clean_up(error, &partial))?;
         Ok(bytes)
@@ -235,7 +239,6 @@ impl<'a> Get<'a> {
     fn fill_directory(&self, partial: &Path) -> Result<()> {
         let create = |path: &Path| fs::create_dir_all(path).map_err(|error| Error::io("create", path, error));
         let mut directories = BTreeSet::from([partial.to_owned()]);
-        create(partial)?;
         for (index, entry) in self.version.manifest.files.iter().enumerate() {
             let path = partial.join(&entry.path);
             let directory = if entry.kind == FileKind::Directory { &path } else { parent(&path) };
@@ -243,7 +246,7 @@ impl<'a> Get<'a> {
             directories.extend(directory.ancestors().take_while(|path| path.starts_with(partial)).map(Path::to_owned));
             match &entry.kind {
                 FileKind::Directory => {}
-                FileKind::Regular(_) => self.fill(index, &path)?,
+                FileKind::Regular(_) => self.fill(index, &path, &partial::open_file(&path, true)?)?,
                 FileKind::Symlink { target } => match std::os::unix::fs::symlink(target, &path) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     made => made.map_err(|error| Error::io("create", &path, error))?,
@@ -256,18 +259,10 @@ impl<'a> Get<'a> {
         Ok(())
     }
 
-    /// Fills the file at `path` with a file of the version; what an interrupted get left there is verified and kept.
-    fn fill(&self, index: usize, path: &Path) -> Result<()> {
+    /// Fills `file`, which is at `path`, with a file of the version; what an interrupted get left there is verified and kept.
+    fn fill(&self, index: usize, path: &Path, file: &File) -> Result<()> {
         let failed = |error| Error::io("write", path, error);
         let regular = self.version.regular(index)?;
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-        let file = options.open(path).map_err(failed)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 return Err(input(
@@ -286,7 +281,7 @@ impl<'a> Get<'a> {
                 file.write_all_at(bytes, 0).map_err(failed)?;
                 self.monitor.advance(regular.len);
             }
-            Content::Chunks => self.fill_chunks(index, &file, left, &failed)?,
+            Content::Chunks => self.fill_chunks(index, file, left, &failed)?,
         }
         if regular.executable {
             file.set_permissions(fs::Permissions::from_mode(0o755)).map_err(failed)?;
@@ -371,10 +366,7 @@ impl<'a> Get<'a> {
         if matches!(error, Error::Cancelled | Error::Input { .. }) {
             return;
         }
-        let removed = if partial.is_dir() { fs::remove_dir_all(partial) } else { fs::remove_file(partial) };
-        if let Err(error) =
-            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-        {
+        if let Err(error) = partial::remove(partial) {
             self.monitor.warn(&format!("{} could not be removed: {error}", partial.display()));
         }
     }

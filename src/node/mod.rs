@@ -34,6 +34,7 @@ mod maintain;
 #[cfg(feature = "net")]
 mod online;
 mod packs;
+mod partial;
 mod payload;
 mod pool;
 mod put;

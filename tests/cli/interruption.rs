@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
-use std::process::{Child, Stdio};
+use std::os::unix::fs::{FileExt, symlink};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::bench::{Bench, Ran, noise, wait_until};
+use crate::bench::{Bench, Ran, noise, set_mode, wait_until};
 
 const LARGE: usize = 64 << 20;
 
@@ -60,6 +61,57 @@ fn a_get_goes_on_where_an_interrupted_one_stopped() {
     let got = bench.json(&["get", "m", "-o", "out.bin", "--force"]);
     assert_eq!(got["from_store"], 1, "{got}");
     assert!(bench.read("out.bin") == bytes);
+}
+
+#[test]
+fn what_others_put_where_a_get_would_go_on_is_left_alone() {
+    let bench = Bench::new();
+    bench.write("in/w.bin", &noise(4, 100_000));
+    let name = |put: Value| format!(".out.caskad-{}", &put["manifest"].as_str().unwrap()[..12]);
+    let file = name(bench.json(&["put", "in/w.bin", "--as", "m"]));
+    let directory = name(bench.json(&["put", "in", "--as", "d"]));
+    let refused = |key: &str, partial: &str| {
+        let error = bench.fails(2, "input", &["get", key, "-o", "out"]);
+        assert!(error["path"].as_str().unwrap().ends_with(partial), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("remove it, or choose another output"), "{error}");
+    };
+    // Writable by others; with a second name; a link; a pipe.
+    let path = bench.write(&file, b"theirs");
+    set_mode(&path, 0o666);
+    refused("m", &file);
+    set_mode(&path, 0o644);
+    fs::hard_link(&path, bench.path("theirs")).unwrap();
+    refused("m", &file);
+    fs::remove_file(&path).unwrap();
+    symlink("theirs", &path).unwrap();
+    refused("m", &file);
+    refused("d", &{
+        symlink("in", bench.path(&directory)).unwrap();
+        directory.clone()
+    });
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    refused("m", &file);
+    assert_eq!(bench.read("theirs"), b"theirs");
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(bench.path(&directory)).unwrap();
+    bench.write(&format!("{directory}/kept"), b"theirs");
+    set_mode(&bench.path(&directory), 0o777);
+    refused("d", &directory);
+    assert_eq!(bench.read(&format!("{directory}/kept")), b"theirs");
+    if rustix::process::geteuid().is_root() {
+        set_mode(&bench.path(&directory), 0o755);
+        std::os::unix::fs::chown(bench.path(&directory), Some(65534), None).unwrap();
+        refused("d", &directory);
+        std::os::unix::fs::chown(bench.write(&file, b"theirs"), Some(65534), None).unwrap();
+        refused("m", &file);
+        fs::remove_file(&path).unwrap();
+    }
+    fs::remove_dir_all(bench.path(&directory)).unwrap();
+    assert!(!bench.path("out").exists());
+    bench.ok(&["get", "m", "-o", "out"]);
+    bench.ok(&["get", "d", "-o", "new/out"]);
+    assert!(bench.read("out") == noise(4, 100_000) && bench.read("new/out/w.bin") == bench.read("out"));
 }
 
 #[test]
