@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -194,7 +194,7 @@ impl<'a> Get<'a> {
         let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
         let bytes = self.stream(&mut out, &failed)?;
         drop(out);
-        temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        partial::finish(temporary.as_file(), false).map_err(failed)?;
         if self.options.sync {
             temporary.as_file().sync_all().map_err(failed)?;
         }
@@ -256,7 +256,11 @@ impl<'a> Get<'a> {
         for directory in directories.iter().filter(|_| self.options.sync) {
             sync_directory(directory).map_err(|error| Error::io("sync", directory, error))?;
         }
-        Ok(())
+        let finished = File::open(partial).and_then(|directory| {
+            partial::finish(&directory, true)?;
+            if self.options.sync { directory.sync_all() } else { Ok(()) }
+        });
+        finished.map_err(|error| Error::io("write", partial, error))
     }
 
     /// Fills `file`, which is at `path`, with a file of the version; what an interrupted get left there is verified and kept.
@@ -283,9 +287,11 @@ impl<'a> Get<'a> {
             }
             Content::Chunks => self.fill_chunks(index, file, left, &failed)?,
         }
-        if regular.executable {
-            file.set_permissions(fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        if self.options.sync {
+            file.sync_all().map_err(failed)?;
         }
+        // Last, and in no time: with a mode that lets others write to it no get would go on with it.
+        partial::finish(file, regular.executable).map_err(failed)?;
         if self.options.sync {
             file.sync_all().map_err(failed)?;
         }

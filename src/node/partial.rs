@@ -3,9 +3,9 @@
 //! Invariant: in a directory that others may write to, what somebody else has put under that name is neither taken for an interrupted get's
 //! nor written to nor deleted, and nobody else may write to what is restored before it is whole.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -59,6 +59,30 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Gives `file`, which is whole, the mode that a new one has: all may read it whom the umask lets, and execute it if it is `executable` or a
+/// directory.
+pub(super) fn finish(file: &File, executable: bool) -> io::Result<()> {
+    let found = file.metadata()?.mode();
+    let all = if executable { 0o777 } else { 0o666 };
+    let wanted = all & !umask();
+    if found & 0o777 == wanted {
+        return Ok(());
+    }
+    // A directory hands its group on to what is in it.
+    match file.set_permissions(Permissions::from_mode(found & 0o2000 | wanted)) {
+        // A file system with modes of its own: it was created with none for others.
+        Err(_) if found & 0o077 != 0 => Ok(()),
+        given => given,
+    }
+}
+
+/// The process's umask, which the system tells nobody who does not change it, but in a file.
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    told.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022)
 }
 
 /// True if nobody else can have made it, or, unless it is in a `private` directory, write to it.

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Stdio;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::{Command, Stdio};
 
-use crate::bench::{Bench, Ran, has_fields, noise, set_mode};
+use crate::bench::{Bench, Ran, has_fields, noise, safetensors, set_mode};
 
 #[test]
 fn a_file_goes_in_once_and_comes_back_under_its_own_name() {
@@ -71,6 +71,31 @@ fn a_directory_keeps_links_empty_directories_and_modes() {
     bench.fails(2, "input", &["get", "runs/tree", "-o", "target"]);
     bench.fails(2, "syntax", &["get", "runs/tree", "-o", "-"]);
     bench.ok(&["verify", "runs/tree", "--against", "target"]);
+}
+
+#[test]
+fn what_is_restored_has_the_modes_that_the_umask_leaves() {
+    let bench = Bench::new();
+    bench.write("in/w.safetensors", &safetensors(&[("t", "U8", &[10_000], &noise(9, 10_000))]));
+    set_mode(&bench.write("in/run.sh", b"#!/bin/sh\n"), 0o700);
+    bench.ok(&["put", "in", "--as", "d"]);
+    for (umask, file, executable) in [("002", 0o664, 0o775), ("077", 0o600, 0o700)] {
+        let mode = |name: &str, args: &str| {
+            let script = format!("umask {umask}; exec {} get d {args} -o {name}", env!("CARGO_BIN_EXE_caskad"));
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).current_dir(bench.path(".")).env("CASKAD_STORE", bench.store());
+            let ran = Ran::of(&mut command);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            fs::metadata(bench.path(name)).unwrap().mode() & 0o777
+        };
+        let name = |what: &str| format!("{what}-{umask}");
+        assert_eq!(mode(&name("tensor"), "--tensor t --safetensors"), file);
+        assert_eq!(mode(&name("file"), "--file w.safetensors --sync"), file);
+        assert_eq!(mode(&name("run"), "--file run.sh"), executable);
+        assert_eq!(mode(&name("d"), "--sync"), executable);
+        let inside = |name: &str| fs::metadata(bench.path(&format!("d-{umask}/{name}"))).unwrap().mode() & 0o777;
+        assert_eq!((inside("w.safetensors"), inside("run.sh")), (file, executable));
+    }
 }
 
 #[test]
