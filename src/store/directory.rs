@@ -59,7 +59,7 @@ impl StoreDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(path)),
             Err(error) => return Err(Error::io("open", path, error)),
         }
-        if !path.join("format").exists() && !path.join("packs").exists() {
+        if !is_there(&path.join("format"))? && !is_there(&path.join("packs"))? {
             require_creatable(path, create)?;
         }
         let lock_path = path.join("LOCK");
@@ -76,7 +76,7 @@ impl StoreDirectory {
     pub fn open_read_only(path: &Path) -> Result<StoreDirectory> {
         match fs::metadata(path) {
             Ok(found) if !found.is_dir() => return Err(not_a_store(path, "it is not a directory")),
-            Ok(_) if !path.join("packs").is_dir() => return Err(absent(path)),
+            Ok(_) if !is_there(&path.join("packs").join("."))? => return Err(absent(path)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(path)),
             Err(error) => return Err(Error::io("open", path, error)),
@@ -192,6 +192,14 @@ fn replace_file(store: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         fs::rename(&temporary, &path)
     });
     written.map_err(|error| Error::io("write", path, error))
+}
+
+/// Whether there is something at `path`. That it must not be seen is no answer.
+fn is_there(path: &Path) -> Result<bool> {
+    match path.try_exists() {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        answer => answer.map_err(|error| Error::io("open", path, error)),
+    }
 }
 
 fn absent(path: &Path) -> Error {

@@ -146,6 +146,24 @@ fn a_file_that_must_not_be_read_is_refused() {
 }
 
 #[test]
+fn a_store_that_must_not_be_read_is_not_taken_for_none() {
+    let bench = Bench::new();
+    bench.put("m", b"x");
+    set_mode(&bench.path("payload.bin"), 0o644);
+    // As root, the store is another user's.
+    set_mode(&bench.store(), if rustix::process::geteuid().is_root() { 0o700 } else { 0o000 });
+    for args in [&["ls", "--json"][..], &["gc", "--json"], &["put", "payload.bin", "--as", "m", "--json"]] {
+        let ran = Ran::of(&mut bench.command_unprivileged(args));
+        let error = ran.error();
+        assert_eq!((ran.code, &error["kind"]), (Some(2), &"io".into()), "{args:?}: {error}");
+        assert!(error["message"].as_str().unwrap().contains("ermission denied"), "{args:?}: {error}");
+        assert!(error["path"].as_str().unwrap().starts_with(bench.store().to_str().unwrap()), "{args:?}: {error}");
+    }
+    set_mode(&bench.store(), 0o700);
+    bench.ok(&["ls"]);
+}
+
+#[test]
 fn a_store_in_use_names_its_holder() {
     let bench = Bench::new();
     bench.put("m", b"x");
