@@ -97,6 +97,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A version is protected from what would remove it.
+    #[error("{name} is pinned, so it was not removed; `caskad unpin` it first")]
+    Pinned {
+        /// The version.
+        name: String,
+    },
+
     /// The disk, or the quota on it, is full.
     #[error("no space left while writing {}: earlier versions are intact; free some space and repeat", path.display())]
     NoSpace {
@@ -193,6 +200,7 @@ impl Error {
             Error::NewerFormat { .. } => "newer_format",
             Error::NotAStore { .. } => "not_a_store",
             Error::ReadOnly { .. } => "read_only",
+            Error::Pinned { .. } => "pinned",
             Error::NoSpace { .. } => "no_space",
             Error::WriteFailed { .. } => "write_failed",
             Error::Io { .. } => "io",

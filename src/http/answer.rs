@@ -50,6 +50,7 @@ impl From<Error> for Refusal {
             Error::Syntax { .. } | Error::Input { .. } => StatusCode::BAD_REQUEST,
             Error::NotFound { .. } => StatusCode::NOT_FOUND,
             Error::ReadOnly { .. } => StatusCode::FORBIDDEN,
+            Error::Pinned { .. } => StatusCode::CONFLICT,
             Error::Limit { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             // The version is stored here, and the node goes on placing it.

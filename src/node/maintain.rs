@@ -54,16 +54,13 @@ impl Store {
     }
 
     /// Removes a version and its labels. Its bytes are reclaimed by the next [`gc`](Store::gc), but for those that another version is a
-    /// difference to: they stay until [`compact`](Store::compact) makes that one do without. A pinned version is refused.
+    /// difference to: they stay until [`compact`](Store::compact) makes that one do without. A pinned version is refused,
+    /// with [`Error::Pinned`].
     pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
         let mut labels = Vec::new();
         let report = self.change_version(wanted, |key, number, refs| {
             if refs.pins.contains_key(&number) {
-                return Err(Error::Syntax {
-                    what: "version",
-                    input: format!("{key}@{number}"),
-                    why: "it is pinned; `caskad unpin` it first".to_owned(),
-                });
+                return Err(Error::Pinned { name: format!("{key}@{number}") });
             }
             labels = labels_of(refs, number);
             Ok(removals(key, refs, number))

@@ -26,8 +26,8 @@ fn a_pinned_version_cannot_be_removed() {
     bench.put("m", b"one");
     bench.put("m", b"two");
     assert_eq!(bench.json(&["pin", "m@1"])["pinned"], true);
-    let error = bench.fails(2, "syntax", &["rm", "m@1"]);
-    assert!(error["message"].as_str().unwrap().contains("unpin"), "{error}");
+    let error = bench.fails(2, "pinned", &["rm", "m@1"]);
+    assert!(error["message"].as_str().unwrap().contains("unpin") && error["name"] == "m@1", "{error}");
     assert_eq!(bench.ok(&["unpin", "m@1"]).text(), "m@1 is not pinned\n");
     let removed = bench.json(&["rm", "m@1"]);
     has_fields(&removed, &["key", "version", "labels", "pinned"]);

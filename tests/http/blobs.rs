@@ -128,6 +128,10 @@ fn an_upload_is_the_next_version() {
         assert_eq!(window.ask("PUT", &path, &[], body).status, status, "{path}");
     }
     assert_eq!(window.ask("DELETE", "/blobs/up/a", &[], b"").status, 400, "which version is to be said");
+    window.node.store().pin(&"up/a@1".parse().unwrap()).unwrap();
+    let pinned = window.ask("DELETE", "/blobs/up/a@1", &[], b"");
+    assert_eq!((pinned.status, pinned.error().as_str()), (409, "pinned"));
+    window.node.store().unpin(&"up/a@1".parse().unwrap()).unwrap();
     assert_eq!(window.ask("DELETE", "/blobs/up/a@1", &[], b"").status, 200);
     assert_eq!(window.get("/blobs/up/a@1").status, 404);
     assert_eq!(window.ask("POST", "/blobs/up/a", &[], b"x").status, 405);

@@ -168,7 +168,7 @@ fn a_version_of_anothers_is_kept_by_the_name_that_its_scope_has_here() {
     assert!(store.verify(&version, &none).unwrap().ok);
     let shown = store.show(&swarm.name(0, "m@1")).unwrap();
     assert!(shown.summary.pinned && shown.summary.labels == [label]);
-    assert!(matches!(store.remove(&version), Err(Error::Syntax { .. })), "it is pinned");
+    assert!(matches!(store.remove(&version), Err(Error::Pinned { .. })), "it is pinned");
     assert!(!store.unpin(&version).unwrap().pinned);
     store.compact(&version.key, Default::default(), &none).unwrap();
     store.remove(&version).unwrap();

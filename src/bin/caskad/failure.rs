@@ -140,6 +140,7 @@ impl Failure {
                 Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
                     "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
                 }),
+                Error::Pinned { name } => json!({ "name": name }),
                 Error::Network { what, why } => json!({ "what": what, "why": why }),
                 Error::Limit { what, found, limit } => json!({ "what": what, "found": found, "limit": limit }),
                 _ => Value::Null,
