@@ -158,12 +158,9 @@ impl<'a> Get<'a> {
         let (file, span, header) = match &self.options.part {
             Part::Whole if version.manifest.single => (0, None, Vec::new()),
             Part::Whole => {
-                return Err(Error::Syntax {
-                    what: "output",
-                    input: version.to_string(),
-                    why: "a directory cannot be written to one stream; name a file of it, or a directory to restore to"
-                        .to_owned(),
-                });
+                let why = "it is a directory, which cannot be written to standard output, nor to any one stream; --file names one of its \
+                           files, and -o DIR restores all of them";
+                return Err(Error::Input { path: version.to_string().into(), why: why.to_owned() });
             }
             Part::File(path) => (version.file_index(Some(path))?, None, Vec::new()),
             Part::Range { file, range: (start, end) } => {

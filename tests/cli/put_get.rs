@@ -69,7 +69,9 @@ fn a_directory_keeps_links_empty_directories_and_modes() {
     fs::create_dir(bench.path("target")).unwrap();
     bench.ok(&["get", "runs/tree", "-o", "target"]);
     bench.fails(2, "input", &["get", "runs/tree", "-o", "target"]);
-    bench.fails(2, "syntax", &["get", "runs/tree", "-o", "-"]);
+    let error = bench.fails(2, "input", &["get", "runs/tree", "-o", "-"]);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.starts_with("runs/tree@1: it is a directory") && message.contains("--file"), "{error}");
     bench.ok(&["verify", "runs/tree", "--against", "target"]);
 }
 
