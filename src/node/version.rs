@@ -207,12 +207,19 @@ impl Version {
     }
 
     fn no_file(&self, path: &str) -> Error {
-        Error::NotFound {
-            what: "file",
-            name: path.to_owned(),
-            place: self.to_string(),
-            nearest: nearest(path, self.manifest.files.iter().map(|file| file.path.as_str())),
+        let (what, name) = ("file", path.to_owned());
+        let files =
+            || self.manifest.files.iter().filter(|file| file.regular().is_some()).map(|file| file.path.as_str());
+        let inside = format!("{}/", path.trim_end_matches('/'));
+        let is_directory = |file: &FileEntry| {
+            file.path.starts_with(&inside)
+                || file.kind == FileKind::Directory && inside.strip_suffix('/') == Some(&file.path)
+        };
+        if self.manifest.files.iter().any(is_directory) {
+            let nearest = files().filter(|file| file.starts_with(&inside)).take(3).map(str::to_owned).collect();
+            return Error::NotFound { what, name, place: format!("{self}, where it is a directory"), nearest };
         }
+        Error::NotFound { what, name, place: self.to_string(), nearest: nearest(path, files()) }
     }
 }
 

@@ -62,6 +62,14 @@ fn one_file_of_a_directory() {
     assert_eq!(range.stdout, noise(4, 100_000)[1..3]);
     let error = bench.fails(3, "not_found", &["get", "m", "--file", "model.bim"]);
     assert_eq!((&error["what"], &error["nearest"][0]), (&"file".into(), &"model.bin".into()));
+    for directory in ["a", "a/"] {
+        let error = bench.fails(3, "not_found", &["get", "m", "--file", directory, "-o", "-"]);
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains("it is a directory") && message.ends_with("did you mean a/tokenizer.json?"),
+            "{error}"
+        );
+    }
     bench.fails(2, "syntax", &["get", "m", "--range", "0..1", "-o", "-"]);
 }
 
