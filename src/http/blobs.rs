@@ -7,8 +7,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, IF_MATCH, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -93,10 +93,10 @@ pub(super) fn respond(
         .header(ACCEPT_RANGES, "bytes")
         .header("x-caskad-version", format!("{}", version.number()))
         .header("x-caskad-manifest", version.manifest_hash().to_string());
-    if header(headers, &IF_MATCH).is_some_and(|tags| !matches(tags, &etag)) {
+    if list(headers, &IF_MATCH).is_some_and(|tags| !matches(&tags, &etag)) {
         return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "changed", format!("the blob is {etag}")));
     }
-    if header(headers, &IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
+    if list(headers, &IF_NONE_MATCH).is_some_and(|tags| matches_weakly(&tags, &etag)) {
         return finished(answer.status(StatusCode::NOT_MODIFIED).body(Body::empty()));
     }
     // A range of another blob than the client has the beginning of would be of no use to it.
@@ -157,6 +157,15 @@ async fn write(
     request: Request,
 ) -> Result<Response, Refusal> {
     let name: PutName = name.parse()?;
+    if request.headers().contains_key(CONTENT_RANGE) {
+        return Err(Refusal::usage("a blob is uploaded whole, and not a range of it; leave Content-Range out"));
+    }
+    let coded = |codings: String| codings.split(',').any(|coding| !matches!(coding.trim(), "" | "identity"));
+    if list(request.headers(), &CONTENT_ENCODING).is_some_and(|codings| coded(codings.to_lowercase())) {
+        let why = "a blob is stored as it comes; upload it without a Content-Encoding";
+        let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", why);
+        return Ok(([(ACCEPT_ENCODING, "identity")], refusal).into_response());
+    }
     let media_type = header(request.headers(), &CONTENT_TYPE).filter(|given| *given != "application/octet-stream");
     let options = PutOptions {
         ttl: stored.ttl.as_deref().map(lifetime).transpose()?,
@@ -173,6 +182,7 @@ async fn write(
             format!("an upload has at most {most} bytes here"),
         ));
     }
+    require(&app, &name, request.headers()).await?;
     let report = app
         .ask(move |app| {
             let payload = Payload::reader(file, BodyReader::new(request.into_body(), stall, most));
@@ -181,6 +191,33 @@ async fn write(
         .await?;
     let at = format!("/blobs/{}@{}", utf8_percent_encode(report.key.as_str(), PATH), report.version);
     Ok((StatusCode::CREATED, [(LOCATION, at)], Json(report)).into_response())
+}
+
+/// Refuses an upload that is only wanted on a condition which does not hold: `If-Match` and `If-None-Match` are about what a read of
+/// the same path would give.
+async fn require(app: &App, name: &PutName, headers: &HeaderMap) -> Result<(), Refusal> {
+    let (wanted, unwanted) = (list(headers, &IF_MATCH), list(headers, &IF_NONE_MATCH));
+    if wanted.is_none() && unwanted.is_none() {
+        return Ok(());
+    }
+    let version = name.label.clone().map_or(VersionSpec::Latest, VersionSpec::Label);
+    let there = VersionRef { key: name.key.clone(), version };
+    let there = app.ask(move |app| match app.node().version(&there, &Monitor::none()) {
+        Err(Error::NotFound { .. }) => Ok(None),
+        found => found.map(Some),
+    });
+    // A version of several files is there, and has no tag of its own: none of the client's is like this.
+    let tag = |version: Version| version.file(None).map_or("a directory".to_owned(), |(_, file)| etag(&file.blob_hash));
+    let there = there.await?.map(tag);
+    let failed = |kind, why| Err(Refusal::new(StatusCode::PRECONDITION_FAILED, kind, why));
+    match there {
+        None if wanted.is_some() => failed("changed", "there is no such version".to_owned()),
+        Some(etag) if wanted.is_some_and(|tags| !matches(&tags, &etag)) => failed("changed", format!("it is {etag}")),
+        Some(etag) if unwanted.is_some_and(|tags| matches_weakly(&tags, &etag)) => {
+            failed("exists", format!("it is there: {etag}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<Response, Refusal> {
@@ -203,9 +240,20 @@ fn lifetime(text: &str) -> Result<Duration, Refusal> {
         .map_err(|why| Refusal::from(Error::Syntax { what: "ttl", input: text.to_owned(), why: why.to_string() }))
 }
 
-/// True if one of the listed tags is this one, or any will do. A weak tag of ours is as good: the bytes are the same.
+/// True if one of the listed tags is this one, or any will do.
 fn matches(tags: &str, etag: &str) -> bool {
-    tags.trim() == "*" || tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)
+    tags.trim() == "*" || tags.split(',').any(|tag| tag.trim() == etag)
+}
+
+/// As [`matches`]; a weak tag of ours is as good, for whoever asks whether it has these bytes.
+fn matches_weakly(tags: &str, etag: &str) -> bool {
+    matches(tags, etag) || tags.split(',').any(|tag| tag.trim().strip_prefix("W/") == Some(etag))
+}
+
+/// All values of a header that may come several times, as one list.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {

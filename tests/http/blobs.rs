@@ -62,6 +62,7 @@ fn conditions_spare_what_the_client_has() {
     assert_eq!(window.get_with("/blobs/a", "If-None-Match", "\"other\"").status, 200);
     assert_eq!(window.get_with("/blobs/a", "If-Match", &tag).status, 200);
     assert_eq!(window.get_with("/blobs/a", "If-Match", "\"other\"").status, 412);
+    assert_eq!(window.get_with("/blobs/a", "If-Match", &weak).status, 412, "a weak tag promises nothing");
     let goes_on = |tag: &str| window.ask("GET", "/blobs/a", &[("Range", "bytes=5-"), ("If-Range", tag)], b"");
     assert_eq!((goes_on(&tag).status, goes_on(&tag).body), (206, b"bytes".to_vec()));
     assert_eq!((goes_on("\"old\"").status, goes_on("\"old\"").body), (200, b"some bytes".to_vec()));
@@ -135,6 +136,38 @@ fn an_upload_is_the_next_version() {
     assert_eq!(window.ask("DELETE", "/blobs/up/a@1", &[], b"").status, 200);
     assert_eq!(window.get("/blobs/up/a@1").status, 404);
     assert_eq!(window.ask("POST", "/blobs/up/a", &[], b"x").status, 405);
+}
+
+#[test]
+fn an_upload_may_depend_on_what_is_there() {
+    let window = Window::open();
+    let put = |path: &str, headers: &[(&str, &str)], body: &[u8]| window.ask("PUT", path, headers, body);
+    assert_eq!(put("/blobs/a@best", &[("If-Match", "*")], b"x").status, 412, "nothing is there");
+    assert_eq!(put("/blobs/a@best", &[("If-None-Match", "*")], b"one").status, 201);
+    let again = put("/blobs/a", &[("If-None-Match", "*")], b"x");
+    assert_eq!((again.status, again.error().as_str()), (412, "exists"));
+    assert_eq!(put("/blobs/a@best", &[("If-None-Match", "*")], b"x").status, 412);
+    let one = window.get("/blobs/a").header("etag").to_owned();
+    assert_eq!(put("/blobs/a", &[("If-Match", "\"other\""), ("If-Match", &one)], b"two").status, 201);
+    for tags in [one.as_str(), "\"other\"", "", &format!("W/{}", window.get("/blobs/a").header("etag"))] {
+        let changed = put("/blobs/a", &[("If-Match", tags)], b"x");
+        assert_eq!((changed.status, changed.error().as_str()), (412, "changed"), "{tags}");
+    }
+    // The answer does not wait for the body.
+    let head = "PUT /blobs/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nIf-None-Match: *\r\nContent-Length: 1000\r\n\r\n";
+    assert_eq!(window.raw(head.as_bytes()).status, 412);
+    window.put_files("dir", &[("a", b"a"), ("b", b"b")]);
+    assert_eq!(put("/blobs/dir", &[("If-None-Match", "*")], b"x").status, 412);
+    assert_eq!(put("/blobs/dir", &[("If-Match", "\"\"")], b"x").status, 412);
+    // What is no blob as it is to be stored.
+    assert_eq!(put("/blobs/b", &[("Content-Range", "bytes 0-0/2")], b"x").status, 400);
+    for coding in ["gzip", "identity, br"] {
+        let coded = put("/blobs/b", &[("Content-Encoding", coding)], b"x");
+        assert_eq!((coded.status, coded.header("accept-encoding")), (415, "identity"), "{coding}");
+    }
+    assert_eq!(window.get("/blobs/b").status, 404);
+    assert_eq!(put("/blobs/b", &[("Content-Encoding", "Identity")], b"x").status, 201);
+    assert_eq!(window.get("/api/v1/versions/a").json().as_array().unwrap().len(), 2);
 }
 
 #[test]
