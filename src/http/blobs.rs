@@ -24,7 +24,7 @@ use crate::http::range::{self, Wanted};
 use crate::http::server::App;
 use crate::key::{PutName, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
-use crate::node::{GetOptions, Part, Payload, PutOptions, Version};
+use crate::node::{GetOptions, Part, Payload, PutOptions, Version, check_media_type};
 
 /// What is not written as it is in a path that people read.
 const PATH: &AsciiSet =
@@ -166,12 +166,10 @@ async fn write(
         let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "usage", why);
         return Ok(([(ACCEPT_ENCODING, "identity")], refusal).into_response());
     }
-    let media_type = header(request.headers(), &CONTENT_TYPE).filter(|given| *given != "application/octet-stream");
-    let options = PutOptions {
-        ttl: stored.ttl.as_deref().map(lifetime).transpose()?,
-        media_type: media_type.map(str::to_owned),
-        ..PutOptions::default()
-    };
+    let media_type = list(request.headers(), &CONTENT_TYPE).filter(|given| given != "application/octet-stream");
+    media_type.as_deref().map_or(Ok(()), check_media_type)?;
+    let options =
+        PutOptions { ttl: stored.ttl.as_deref().map(lifetime).transpose()?, media_type, ..PutOptions::default() };
     let file = stored.name.unwrap_or_else(|| name.key.last_segment().to_owned());
     let (stall, most) = (app.stall(), app.upload_bytes());
     let announced = header(request.headers(), &CONTENT_LENGTH).and_then(|length| length.parse().ok());

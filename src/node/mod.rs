@@ -59,7 +59,7 @@ pub(crate) use online::Look;
 #[cfg(feature = "net")]
 pub use online::{Health, Node, NodeOptions, PeerSummary};
 pub use payload::Payload;
-pub use put::{DeltaBase, PutOptions};
+pub use put::{DeltaBase, PutOptions, check_media_type};
 pub use report::{
     ArchiveReport, CodecUse, CompactReport, Cost, Damage, DiffEntry, DiffReport, FileSummary, GcReport, GetReport,
     KeySummary, NetPut, PutReport, RefReport, SegmentSummary, ShowReport, StatReport, Timestamp, VerifyReport,

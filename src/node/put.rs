@@ -52,7 +52,7 @@ pub struct PutOptions {
     pub meta: Meta,
     /// After how long the version may be collected.
     pub ttl: Option<Duration>,
-    /// The media type of the files.
+    /// The media type of the files: see [`check_media_type`].
     pub media_type: Option<String>,
 }
 
@@ -71,6 +71,7 @@ impl Store {
     ) -> Result<PutReport> {
         let started = Instant::now();
         refuse_scope(&name.key)?;
+        options.media_type.as_deref().map_or(Ok(()), check_media_type)?;
         let session = self.inner.chunks.begin()?;
         let earlier: Vec<Hash> =
             self.known_refs(&name.key)?.versions.into_values().map(|entry| entry.manifest).collect();
@@ -283,6 +284,29 @@ impl Put<'_> {
             network: None,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+}
+
+/// Checks that `text` is a media type: TYPE/SUBTYPE (RFC 9110, section 8.3.1), with or without parameters, on one line of ASCII.
+pub fn check_media_type(text: &str) -> Result<()> {
+    let token = |part: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !part.is_empty() && part.bytes().all(fits)
+    };
+    let parts = text.split_once(';').map(|(essence, parameters)| (essence.trim_end_matches(' '), parameters));
+    let (essence, parameters) = parts.unwrap_or((text, ""));
+    let sound = essence.split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype))
+        && parameters.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match sound && text.len() <= limits::MEDIA_TYPE_BYTES {
+        true => Ok(()),
+        false => Err(Error::Syntax {
+            what: "media type",
+            input: text.to_owned(),
+            why: format!(
+                "write it as TYPE/SUBTYPE, such as application/json, in {} ASCII characters at most",
+                limits::MEDIA_TYPE_BYTES
+            ),
+        }),
     }
 }
 

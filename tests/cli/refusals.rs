@@ -39,6 +39,12 @@ fn names_follow_their_syntax() {
     }
     bench.fails(2, "syntax", &["put", "a", "--as", "m", "--threads", "100000"]);
     bench.fails(2, "syntax", &["put", "a", "--as", "m", "--meta", "=1"]);
+    for media_type in
+        ["", "html", "/html", "text/html\n", "text/ht ml", "te\u{1b}xt/html", "text/\u{e4}", "text/html; a=\u{7}"]
+    {
+        let error = bench.fails(2, "syntax", &["put", "a", "--as", "m", "--media-type", media_type]);
+        assert!(error["message"].as_str().unwrap().contains("--media-type"), "{media_type:?}: {error}");
+    }
     bench.fails(2, "limit", &["put", "a", "--as", "m", "--meta", &format!("k={}", "v".repeat(5000))]);
 }
 

@@ -165,7 +165,12 @@ fn an_upload_may_depend_on_what_is_there() {
         let coded = put("/blobs/b", &[("Content-Encoding", coding)], b"x");
         assert_eq!((coded.status, coded.header("accept-encoding")), (415, "identity"), "{coding}");
     }
+    for media_type in ["", "html", "text/", "text/html\u{e4}", "text/html;\u{7f}", "text/html x"] {
+        assert_eq!(put("/blobs/b", &[("Content-Type", media_type)], b"x").status, 400, "{media_type}");
+    }
     assert_eq!(window.get("/blobs/b").status, 404);
+    let typed = put("/blobs/t", &[("Content-Type", "text/plain; charset=\"utf-8\"")], b"x");
+    assert_eq!((typed.status, window.get("/blobs/t").header("content-type")), (201, "text/plain; charset=\"utf-8\""));
     assert_eq!(put("/blobs/b", &[("Content-Encoding", "Identity")], b"x").status, 201);
     assert_eq!(window.get("/api/v1/versions/a").json().as_array().unwrap().len(), 2);
 }

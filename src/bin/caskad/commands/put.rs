@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caskad::codec::Effort;
 use caskad::refs::{Meta, MetaValue};
-use caskad::{DeltaBase, Payload, PutName, PutOptions, PutReport, VersionRef};
+use caskad::{DeltaBase, Error, Payload, PutName, PutOptions, PutReport, VersionRef};
 use clap::Args;
 
 use crate::commands::is_dash;
@@ -53,7 +53,7 @@ pub(crate) struct Put {
     #[arg(long, value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
     /// Note a media type with each file
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = parse_media_type)]
     media_type: Option<String>,
     /// What the file from standard input is called [default: the last segment of KEY]
     #[arg(long = "name", value_name = "FILE")]
@@ -114,6 +114,10 @@ impl Put {
         }
         Ok(meta)
     }
+}
+
+fn parse_media_type(text: &str) -> Result<String, Error> {
+    caskad::check_media_type(text).map(|()| text.to_owned())
 }
 
 /// Reads `k=v`. A number is what JSON takes for one, so that `007`, `inf` and `1_000` stay the text that they are.
