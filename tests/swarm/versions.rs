@@ -116,11 +116,10 @@ fn what_is_removed_is_no_longer_kept() {
         swarm.nodes.iter().skip(1).flat_map(leases).filter(|lease| lease.terms.manifest == manifest).count()
     };
     assert!(kept() > 0);
-    let collect = |node: &caskad::Node| node.store().gc(caskad::GcOptions::default(), &none).unwrap();
     let chunks = || swarm.nodes.iter().skip(1).map(|node| node.store().stat().unwrap().chunks).sum::<u64>();
     let before = chunks();
     for node in &swarm.nodes {
-        collect(node);
+        node.store().gc(caskad::GcOptions::default(), &none).unwrap();
     }
     assert_eq!(chunks(), before, "garbage collection spares what is under a lease");
     // Renewed, a lease outlives its time.
@@ -129,8 +128,7 @@ fn what_is_removed_is_no_longer_kept() {
     swarm.nodes[0].store().remove(&"m@1".parse().unwrap()).unwrap();
     swarm.nodes[0].wake();
     eventually("its leases have ended", || kept() == 0);
-    let reclaimed: u64 = swarm.nodes.iter().skip(1).map(|node| collect(node).removed_chunks).sum();
-    assert!(reclaimed > 0 && chunks() < before, "{reclaimed} chunks of {before} were reclaimed");
+    eventually("and what was under them is reclaimed", || chunks() < before);
     let out = swarm.dir.path().join("out");
     let scope = swarm.nodes[0].scope();
     let gone = swarm.nodes[3].get(&format!("@{scope}/m@1").parse().unwrap(), &out, &GetOptions::default(), &none);
