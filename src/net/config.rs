@@ -10,6 +10,9 @@ use serde::de::{Deserializer, Error as _};
 use crate::error::{Error, Result};
 use crate::limits;
 
+/// The least bound on what travels that is one, in bytes a second.
+const LEAST_RATE: u64 = 256 << 10;
+
 /// Settings of a node. Every field can be left out of `config.toml`; durations are written as `30m` or `12h`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,9 +50,9 @@ pub struct NetConfig {
     pub peer_bytes: u64,
     /// Most chunks that are kept here for one other peer (default 4 Mi).
     pub peer_chunks: u64,
-    /// Most bytes a second sent to all peers together; 0 for no bound.
+    /// Most bytes a second sent to all peers together: 256 KiB at least; 0 for no bound.
     pub upload_bytes_per_second: u64,
-    /// Most bytes a second taken from all peers together; 0 for no bound.
+    /// Most bytes a second taken from all peers together: 256 KiB at least; 0 for no bound.
     pub download_bytes_per_second: u64,
     /// Memory for what travels to and from all peers (default 64 MiB; 8 MiB at least).
     pub buffer_bytes: usize,
@@ -142,8 +145,9 @@ impl NetConfig {
             ("upload_bytes_per_second", self.upload_bytes_per_second),
             ("download_bytes_per_second", self.download_bytes_per_second),
         ] {
-            if (1..1024).contains(&value) {
-                return refuse(field, format!("it is {value}, the least is 1024; 0 means no bound"));
+            // Slower, an answer of each peer would not come before it counts as lost.
+            if (1..LEAST_RATE).contains(&value) {
+                return refuse(field, format!("it is {value}, the least is {LEAST_RATE}; 0 means no bound"));
             }
         }
         Ok(())

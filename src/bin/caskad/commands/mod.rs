@@ -27,6 +27,8 @@ mod tag;
 mod unpin;
 mod verify;
 
+use std::time::Duration;
+
 pub(crate) use alias::Alias;
 pub(crate) use compact::Compact;
 pub(crate) use completions::Completions;
@@ -56,4 +58,12 @@ pub(crate) use verify::Verify;
 /// `-`: standard input or standard output.
 fn is_dash(path: &std::path::Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// A time to live, as `12h` or `7d`.
+fn parse_time_to_live(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("what is stored would have expired at once".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
 }

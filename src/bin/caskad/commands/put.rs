@@ -8,7 +8,7 @@ use caskad::refs::{Meta, MetaValue};
 use caskad::{DeltaBase, Error, Payload, PutName, PutOptions, PutReport, VersionRef};
 use clap::Args;
 
-use crate::commands::is_dash;
+use crate::commands::{is_dash, parse_time_to_live};
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 use crate::output::{count, manifest, percent, rate, size};
@@ -50,7 +50,7 @@ pub(crate) struct Put {
     #[arg(long, value_name = "K=V", value_parser = parse_meta)]
     meta: Vec<(String, MetaValue)>,
     /// Let `gc` remove the version after this time: 12h, 7d, 1month
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = parse_time_to_live)]
     ttl: Option<Duration>,
     /// Note a media type with each file
     #[arg(long, value_name = "TYPE", value_parser = parse_media_type)]

@@ -46,6 +46,8 @@ impl Collect {
                 "there are {weights} weights for {workers} workers; give one for each"
             )));
         }
+        // Before anybody is waited for.
+        self.folding.target(context)?;
         let collection = collect(node, &self.run, self.round, &workers, self.deadline, context.monitor())?;
         let (found, absent) = sort_out(collection);
         if found.is_empty() {

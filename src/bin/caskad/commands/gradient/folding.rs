@@ -106,7 +106,8 @@ impl Folding {
         }
     }
 
-    fn target(&self, context: &Context) -> Result<Target> {
+    /// Where the result goes, if it may go there.
+    pub(super) fn target(&self, context: &Context) -> Result<Target> {
         let own_name = || Ok("aggregate.safetensors".to_owned());
         match is_dash(&self.output) {
             true => Ok(Target::Stream(Stream::Stdout)),

@@ -7,6 +7,7 @@ use caskad::Payload;
 use caskad::gradient::{FileContribution, check, publish};
 use clap::Args;
 
+use crate::commands::parse_time_to_live;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
 use crate::output::{rate, size};
@@ -27,7 +28,7 @@ pub(super) struct Publish {
     #[arg(long)]
     round: u64,
     /// How long peers keep it
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1h")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time_to_live, default_value = "1h")]
     ttl: Duration,
 }
 
