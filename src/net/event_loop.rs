@@ -43,6 +43,7 @@ pub(crate) struct EventLoop {
     join: Vec<Multiaddr>,
     /// Those of `join` that the user has named and that have not failed yet.
     named: Vec<Multiaddr>,
+    warned_of_strangers: bool,
 }
 
 /// How often a node without peers tries again to join.
@@ -65,6 +66,7 @@ impl EventLoop {
             connected: BTreeMap::new(),
             join,
             named: config.join.clone(),
+            warned_of_strangers: false,
         };
         (handle, event_loop)
     }
@@ -203,8 +205,8 @@ impl EventLoop {
                 stats,
                 step,
             })) => {
-                let complete = (stats.num_failures() == 0 || self.is_small()) && stats.num_pending() == 0;
-                self.progressed(id, result, complete, step.last);
+                let answered = stats.num_failures() == 0 && stats.num_pending() == 0;
+                self.progressed(id, result, answered, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
@@ -268,7 +270,12 @@ impl EventLoop {
     /// A peer said who it is. It is of this network if it speaks its Kademlia.
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         if !info.protocols.contains(&self.kad_protocol) {
-            tracing::debug!("{peer} is of another network");
+            // One that speaks none only asks.
+            let of_none = protocol("kad", "");
+            match info.protocols.iter().any(|other| other.as_ref().starts_with(of_none.as_ref())) {
+                true => self.part_with(peer),
+                false => tracing::debug!("{peer} keeps no records"),
+            }
             return;
         }
         let addresses: Vec<Multiaddr> = info.listen_addrs.iter().take(limits::PEER_ADDRESSES).cloned().collect();
@@ -289,6 +296,17 @@ impl EventLoop {
         let _ = self.events.send(PeerEvent::Came(peer));
     }
 
+    /// Leaves a peer of another network. The user is told of the first: both sides think that they have joined.
+    fn part_with(&mut self, peer: PeerId) {
+        if !std::mem::replace(&mut self.warned_of_strangers, true) {
+            let own = &self.kad_protocol;
+            tracing::warn!(
+                "{peer} is of another network: it does not speak {own}; nodes of one network have the same network_id"
+            );
+        }
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
     /// The addresses of a peer in the routing table.
     fn known_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
         let Some(bucket) = self.swarm.behaviour_mut().kad.kbucket(peer) else { return Vec::new() };
@@ -303,7 +321,9 @@ impl EventLoop {
         known.sum::<usize>() < ANSWERS
     }
 
-    fn progressed(&mut self, id: QueryId, result: QueryResult, complete: bool, last: bool) {
+    /// A query has come to something; `answered`: by all that were asked.
+    fn progressed(&mut self, id: QueryId, result: QueryResult, answered: bool, last: bool) {
+        let is_small = self.is_small();
         let Some(query) = self.queries.get_mut(&id) else { return };
         match (query, result) {
             (Query::Closest(closest, _), QueryResult::GetClosestPeers(outcome)) => {
@@ -317,7 +337,7 @@ impl EventLoop {
                     addresses: found.addrs.into_iter().take(limits::PEER_ADDRESSES).collect(),
                 });
                 closest.peers.extend(found);
-                closest.complete = complete && !timed_out;
+                closest.complete = (answered || is_small) && !timed_out;
             }
             (Query::Get { key, found, enough, .. }, QueryResult::GetRecord(Ok(FoundRecord(there)))) => {
                 let kad = &mut self.swarm.behaviour_mut().kad;
@@ -334,7 +354,8 @@ impl EventLoop {
             }
             (Query::Get { found, .. }, QueryResult::GetRecord(outcome)) => {
                 let timed_out = matches!(outcome, Err(kad::GetRecordError::Timeout { .. }));
-                found.complete = complete && !timed_out;
+                // One that does not answer may be the one that has it, were the network as small as it may be.
+                found.complete = answered && !timed_out;
             }
             (Query::Put(_, took), QueryResult::PutRecord(Err(error))) => {
                 let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =

@@ -26,7 +26,8 @@ pub(super) fn merge_versions(
                 return Err(Error::Network {
                     what: "the record",
                     why: format!(
-                        "{key}@{number} is another version on a machine that shares this scope; put this one under another key"
+                        "{key}@{number} is another version on a machine that shares this scope, so this one stays here and nothing of {key} is published; \
+                         put it under another key and remove it here"
                     ),
                 });
             }

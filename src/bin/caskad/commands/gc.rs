@@ -35,8 +35,14 @@ impl Gc {
 
 fn describe(report: &GcReport) -> String {
     let would = if report.dry_run { "would be " } else { "" };
+    let lies_on = report.removed_chunks > 0 && report.reclaimed_bytes == 0;
+    let why = if lies_on {
+        "too little of each pack is free for it to be written anew: their bytes go with a later `gc`\n"
+    } else {
+        ""
+    };
     format!(
-        "{} {would}removed, {} {would}reclaimed in {}; {} kept ({:.2} s)\n",
+        "{} {would}removed, {} {would}reclaimed in {}; {} kept ({:.2} s)\n{why}",
         count(report.expired_versions, "expired version"),
         size(report.reclaimed_bytes),
         count(report.removed_chunks, "chunk"),

@@ -68,7 +68,8 @@ impl Collect {
         let missing = missing.iter().map(|worker| format!("@{worker}"));
         let names = missing.chain(unfit.iter().map(|Unfit { worker, why }| format!("@{worker} ({why})")));
         let (names, round, run) = (names.collect::<Vec<String>>().join(", "), self.round, &self.run);
-        Failure::Usage(format!("nobody has published what can be folded for round {round} of {run} in time: {names}"))
+        let why = format!("nobody has published what can be folded for round {round} of {run} in time: {names}");
+        Error::Network { what: "collecting", why }.into()
     }
 }
 
