@@ -344,7 +344,10 @@ impl EventLoop {
                 // Whatever a peer makes up must not end the search.
                 match kad.store_mut().vet(key, &there.record.value) {
                     Ok(()) => found.records.push(there.record.value),
-                    Err(refusal) => tracing::debug!("the answer of {:?} is passed over: {refusal}", there.peer),
+                    Err(refusal) => {
+                        found.refused = true;
+                        tracing::debug!("the answer of {:?} is passed over: {refusal}", there.peer);
+                    }
                 }
                 if found.records.len() >= *enough
                     && let Some(mut query) = kad.query_mut(&id)
@@ -355,7 +358,7 @@ impl EventLoop {
             (Query::Get { found, .. }, QueryResult::GetRecord(outcome)) => {
                 let timed_out = matches!(outcome, Err(kad::GetRecordError::Timeout { .. }));
                 // One that does not answer may be the one that has it, were the network as small as it may be.
-                found.complete = answered && !timed_out;
+                found.complete = answered && !timed_out && !found.refused;
             }
             (Query::Put(_, took), QueryResult::PutRecord(Err(error))) => {
                 let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =

@@ -167,6 +167,8 @@ impl Handle {
 #[derive(Debug, Default)]
 pub(crate) struct FoundRecords {
     pub(crate) records: Vec<Vec<u8>>,
-    /// Whether all that were asked have answered.
+    /// Whether all that were asked have answered, and with what may be a record.
     pub(crate) complete: bool,
+    /// Somebody has answered with what is none.
+    pub(crate) refused: bool,
 }
