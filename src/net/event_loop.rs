@@ -99,6 +99,10 @@ impl EventLoop {
         }
         while !self.connected.is_empty() {
             let event = self.swarm.select_next_some().await;
+            // Whoever is quick connects again.
+            if let SwarmEvent::ConnectionEstablished { peer_id, .. } = &event {
+                let _ = self.swarm.disconnect_peer_id(*peer_id);
+            }
             self.event(event);
         }
     }
