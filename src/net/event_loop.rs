@@ -49,6 +49,9 @@ pub(crate) struct EventLoop {
 /// How often a node without peers tries again to join.
 const REJOIN: Duration = Duration::from_secs(5);
 
+/// How long a node stays that has closed its connections.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// How long, at most, connections take to be closed.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -94,6 +97,9 @@ impl EventLoop {
 
     /// Closes all connections. A peer on the other end of one that is merely dropped may take it for alive for a while: QUIC has no FIN.
     async fn close(&mut self) {
+        if self.connected.is_empty() {
+            return;
+        }
         for peer in self.connected.keys() {
             let _ = self.swarm.disconnect_peer_id(*peer);
         }
@@ -105,6 +111,8 @@ impl EventLoop {
             }
             self.event(event);
         }
+        // QUIC says that a connection is closed before it has told the other end, and nobody when it has.
+        tokio::time::sleep(LINGER).await;
     }
 
     fn rejoin(&mut self) {
