@@ -107,7 +107,7 @@ impl Model {
                 found(self.0.get(*key), version)?;
                 let state = self.key(key);
                 if state.pins.contains(version) {
-                    return Err("syntax");
+                    return Err("pinned");
                 }
                 state.versions.remove(version);
                 state.labels.retain(|_, number| number != version);
