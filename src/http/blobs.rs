@@ -23,6 +23,7 @@ use crate::http::body::{self, BodyReader};
 use crate::http::range::{self, Wanted};
 use crate::http::server::App;
 use crate::key::{PutName, VersionRef, VersionSpec};
+use crate::limits;
 use crate::monitor::Monitor;
 use crate::node::{GetOptions, Part, Payload, PutOptions, Version, check_media_type};
 
@@ -171,6 +172,13 @@ async fn write(
     let options =
         PutOptions { ttl: stored.ttl.as_deref().map(lifetime).transpose()?, media_type, ..PutOptions::default() };
     let file = stored.name.unwrap_or_else(|| name.key.last_segment().to_owned());
+    // Conditions count only where the rest is as it should be.
+    if matches!(file.as_str(), "" | "." | "..") || file.contains(['/', '\0']) || file.len() > limits::PATH_BYTES {
+        let (len, most) = (file.len(), limits::PATH_BYTES);
+        return Err(Refusal::usage(format!(
+            "no file has that name of {len} bytes: it is one component of a path, of {most} at most"
+        )));
+    }
     let (stall, most) = (app.stall(), app.upload_bytes());
     let announced = header(request.headers(), &CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if announced.is_some_and(|length: u64| length > most) {
