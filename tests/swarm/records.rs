@@ -191,7 +191,8 @@ fn a_record_is_found_whatever_others_make_up() {
         liars.iter().all(|liar| known.contains(&liar.peer.to_string()))
     });
     for key in keys {
-        assert_eq!(reader.log(&swarm.name(0, key).key, &Monitor::none()).unwrap().len(), 1, "{key}");
+        let found = |_| reader.log(&swarm.name(0, key).key, &Monitor::none()).is_ok_and(|log| log.len() == 1);
+        assert!((0..3).any(found), "{key}");
     }
 }
 
