@@ -335,7 +335,8 @@ impl EventLoop {
 
     /// A query has come to something; `answered`: by all that were asked.
     fn progressed(&mut self, id: QueryId, result: QueryResult, answered: bool, last: bool) {
-        let is_small = self.is_small();
+        // Looked at only where it matters: all buckets are counted.
+        let is_small = !answered && self.is_small();
         let Some(query) = self.queries.get_mut(&id) else { return };
         match (query, result) {
             (Query::Closest(closest, _), QueryResult::GetClosestPeers(outcome)) => {

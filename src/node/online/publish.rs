@@ -247,13 +247,12 @@ impl NodeInner {
         Ok(placed)
     }
 
-    /// Publishes the list of this scope's keys.
-    pub(super) async fn publish_listing(&self, listing: &Listing, errand: Errand<'_>) -> Result<()> {
+    /// Publishes the list of this scope's keys, whose hash is `state`.
+    pub(super) async fn publish_listing(&self, listing: &Listing, state: Hash, errand: Errand<'_>) -> Result<()> {
         let _turn = self.turn("").await;
-        let fingerprint = Hash::of(&listing.encode());
         let (record, mut placed) = self.record_of_listing(listing, errand).await?;
         placed.add(self.publish_record(record, Named::Keys(listing), errand).await?);
-        self.note_published("", fingerprint, placed.incomplete == 0)
+        self.note_published("", state, placed.incomplete == 0)
     }
 }
 

@@ -228,9 +228,9 @@ impl NodeInner {
             }
         }
         let (listing, listed) = (listing_of(&all), self.tables.published("")?);
-        let listed = listed.is_some_and(|listed| listed.complete && listed.refs == Hash::of(&listing.encode()));
-        if renew || !listed {
-            self.publish_listing(&listing, errand).await?;
+        let state = Hash::of(&listing.encode());
+        if renew || listed.is_none_or(|listed| !listed.complete || listed.refs != state) {
+            self.publish_listing(&listing, state, errand).await?;
         }
         Ok(Pending::Tried(first))
     }
