@@ -98,6 +98,11 @@ fn copy(store: &Store, (key, version): (&str, u64), to: &str) -> Result<(), Erro
     store.import_from(archive.as_slice(), "archive", &options, &Monitor::none()).map(drop)
 }
 
+/// True for the encodings of which each needs another chunk: its base.
+fn has_base(codec: &str) -> bool {
+    codec == "patch" || codec.starts_with("delta")
+}
+
 /// What a collection leaves are exactly the chunks that manifests list, and the bases of those.
 fn assert_collected(store: &Store) {
     let mut live = HashSet::new();
@@ -108,8 +113,7 @@ fn assert_collected(store: &Store) {
         }
     }
     let stat = store.stat().unwrap();
-    let deltas: u64 =
-        stat.codecs.iter().filter(|(codec, _)| codec.starts_with("delta")).map(|(_, used)| used.chunks).sum();
+    let deltas: u64 = stat.codecs.iter().filter(|(codec, _)| has_base(codec)).map(|(_, used)| used.chunks).sum();
     let bases = stat.chunks.checked_sub(live.len() as u64).expect("a chunk is gone");
     // Each that nothing lists has a chain of deltas upon it, up to one that something does.
     assert!(bases <= deltas, "{bases} chunks that nothing reaches are left beside {deltas} deltas");
@@ -342,6 +346,25 @@ fn a_version_number_is_never_given_out_twice() {
             std::fs::remove_file(directory.path().join("index.journal")).unwrap();
         }
     }
+}
+
+/// A chunk that nothing lists stays while a patch needs it, and goes with the patch.
+#[test]
+fn a_patch_keeps_its_base() {
+    let store = options(PACK_BYTES).open_backend(Arc::new(MemoryBackend::new()), IndexPlace::Memory).unwrap();
+    let text = |lines| Bytes::from("caskad keeps every version\n".repeat(lines).into_bytes());
+    for lines in [38, 607] {
+        apply(&store, &Op::Put { key: "m", label: None, payload: text(lines) }).unwrap();
+    }
+    store.remove(&at("m", 1)).unwrap();
+    apply(&store, &Op::Gc).unwrap();
+    assert_eq!(store.stat().unwrap().codecs["patch"].chunks, 1, "the second is kept as what it adds to the first");
+    assert_eq!(store.stat().unwrap().chunks, 2);
+    assert_collected(&store);
+    assert!(get(&store, "m", 2).unwrap() == *text(607).0);
+    store.remove(&at("m", 2)).unwrap();
+    apply(&store, &Op::Gc).unwrap();
+    assert_eq!(store.stat().unwrap().chunks, 0);
 }
 
 /// A payload may have the bytes of a manifest that the store keeps: it is a chunk of its own.
