@@ -141,6 +141,13 @@ impl fmt::Display for Codec {
     }
 }
 
+/// As its name.
+impl serde::Serialize for Codec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// An encoded chunk on its way between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parcel<P = Vec<u8>> {

@@ -42,7 +42,7 @@ fn compact(store: &Store, key: &str) -> CompactReport {
 fn deltas(store: &Store, key: &str, version: u64) -> u64 {
     let report = store.show(&at(key, version)).unwrap();
     let codecs = report.files.into_iter().flat_map(|file| file.cost.codecs);
-    codecs.filter(|(codec, _)| codec.starts_with("delta")).map(|(_, chunks)| chunks).sum()
+    codecs.filter(|(codec, _)| codec.has_base()).map(|(_, chunks)| chunks).sum()
 }
 
 /// The index is gone, in whichever form it was: the packs have to tell.

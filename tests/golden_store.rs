@@ -264,7 +264,7 @@ fn a_store_of_format_1_opens_and_restores() {
     let model = get(&store, "team/model", 2).unwrap();
     let moved: Vec<u8> = model.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at > 4000 && at % 4 == 0)).collect();
     apply(&store, &Op::Put { key: "team/model", label: None, payload: moved.clone().into() }).unwrap();
-    assert_eq!(store.stat().unwrap().codecs["delta"].chunks, 1);
+    assert_eq!(store.stat().unwrap().codecs[&Codec::Delta].chunks, 1);
     assert!(get(&store, "team/model", 3).unwrap() == moved);
     assert_eq!(fs::read(directory.path().join("format")).unwrap(), b"caskad 2\n");
 }
@@ -273,7 +273,7 @@ fn a_store_of_format_1_opens_and_restores() {
 fn a_store_of_format_2_opens_and_restores() {
     let (directory, store) = a_store_opens_and_restores("v2");
     let codecs = store.stat().unwrap().codecs;
-    assert!(codecs["delta"].chunks >= 2 && codecs["delta-ctx"].chunks >= 1, "{codecs:?}");
+    assert!(codecs[&Codec::Delta].chunks >= 2 && codecs[&Codec::DeltaCtx].chunks >= 1, "{codecs:?}");
     assert_eq!(fs::read(directory.path().join("format")).unwrap(), b"caskad 2\n");
     assert_eq!(store.show(&at("run", 3)).unwrap().files[0].cost.bases, 2);
     assert_eq!(store.show(&at("turned", 1)).unwrap().files[0].cost.bases, 1);

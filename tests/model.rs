@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use caskad::backend::MemoryBackend;
+use caskad::chunk::Codec;
 use caskad::store::IndexPlace;
 use caskad::{Error, GcOptions, ImportOptions, Monitor, Store};
 use proptest::prelude::*;
@@ -98,11 +99,6 @@ fn copy(store: &Store, (key, version): (&str, u64), to: &str) -> Result<(), Erro
     store.import_from(archive.as_slice(), "archive", &options, &Monitor::none()).map(drop)
 }
 
-/// True for the encodings of which each needs another chunk: its base.
-fn has_base(codec: &str) -> bool {
-    codec == "patch" || codec.starts_with("delta")
-}
-
 /// What a collection leaves are exactly the chunks that manifests list, and the bases of those.
 fn assert_collected(store: &Store) {
     let mut live = HashSet::new();
@@ -113,7 +109,7 @@ fn assert_collected(store: &Store) {
         }
     }
     let stat = store.stat().unwrap();
-    let deltas: u64 = stat.codecs.iter().filter(|(codec, _)| has_base(codec)).map(|(_, used)| used.chunks).sum();
+    let deltas: u64 = stat.codecs.iter().filter(|(codec, _)| codec.has_base()).map(|(_, used)| used.chunks).sum();
     let bases = stat.chunks.checked_sub(live.len() as u64).expect("a chunk is gone");
     // Each that nothing lists has a chain of deltas upon it, up to one that something does.
     assert!(bases <= deltas, "{bases} chunks that nothing reaches are left beside {deltas} deltas");
@@ -358,7 +354,11 @@ fn a_patch_keeps_its_base() {
     }
     store.remove(&at("m", 1)).unwrap();
     apply(&store, &Op::Gc).unwrap();
-    assert_eq!(store.stat().unwrap().codecs["patch"].chunks, 1, "the second is kept as what it adds to the first");
+    assert_eq!(
+        store.stat().unwrap().codecs[&Codec::Patch].chunks,
+        1,
+        "the second is kept as what it adds to the first"
+    );
     assert_eq!(store.stat().unwrap().chunks, 2);
     assert_collected(&store);
     assert!(get(&store, "m", 2).unwrap() == *text(607).0);

@@ -8,6 +8,7 @@ mod formats;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use caskad::chunk::Codec;
 use caskad::split::recognise;
 use caskad::{GetOptions, Hash, Monitor, Payload, PutOptions, PutReport, Store, VersionRef};
 use formats::{Member, Tensor, npy, pt, zip};
@@ -77,7 +78,7 @@ fn real_weights_come_back_and_shrink_as_measured() {
         assert!(get(&store, "real/weights") == raw, "{name}");
 
         let codecs = store.stat().unwrap().codecs;
-        let planes = codecs.get("planes").map_or(0, |used| used.raw_bytes);
+        let planes = codecs.get(&Codec::Planes).map_or(0, |used| used.raw_bytes);
         assert!(planes as f64 > 0.98 * raw.len() as f64, "{name}: {codecs:?}");
     }
 }

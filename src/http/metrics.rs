@@ -164,7 +164,7 @@ fn register_store(registry: &mut Registry, stat: &StatReport) {
     let (chunks, plain, stored) =
         (Family::<Coded, Gauge>::default(), Family::<Coded, Gauge>::default(), Family::<Coded, Gauge>::default());
     for (codec, used) in &stat.codecs {
-        let label = Coded { codec };
+        let label = Coded { codec: codec.name() };
         chunks.get_or_create(&label).set(signed(used.chunks));
         plain.get_or_create(&label).set(signed(used.raw_bytes));
         stored.get_or_create(&label).set(signed(used.stored_bytes));
@@ -187,8 +187,8 @@ fn register_store(registry: &mut Registry, stat: &StatReport) {
 /// What takes no room, by why. Chunks kept for others make the first smaller, and below 0 where this node has little of its own.
 fn savings(stat: &StatReport) -> [(&'static str, i64); 3] {
     let plain: u64 = stat.codecs.values().map(|used| used.raw_bytes).sum();
-    let saved = |delta: bool| -> i64 {
-        let of = stat.codecs.iter().filter(|(codec, _)| (codec.starts_with("delta") || **codec == "patch") == delta);
+    let saved = |with_base: bool| -> i64 {
+        let of = stat.codecs.iter().filter(|(codec, _)| codec.has_base() == with_base);
         of.map(|(_, used)| signed(used.raw_bytes) - signed(used.stored_bytes)).sum()
     };
     [("deduplication", signed(stat.logical_bytes) - signed(plain)), ("deltas", saved(true)), ("encoding", saved(false))]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::chunk::Span;
+use crate::chunk::{Codec, Span};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::key::{Key, Label, VersionRef};
@@ -122,7 +122,7 @@ impl Store {
             }
             if let Some(entry) = self.inner.chunks.locate(&chunk.hash, RecordKind::Chunk)? {
                 cost.stored_bytes += entry.record_len() * inside.len / covered.len.max(1);
-                *cost.codecs.entry(entry.codec.name()).or_default() += 1;
+                *cost.codecs.entry(entry.codec).or_default() += 1;
                 let chain = self.inner.chunks.chain(&chunk.hash)?.unwrap_or_default();
                 cost.bases = cost.bases.max(chain.len().saturating_sub(1) as u64);
             }
@@ -204,12 +204,12 @@ impl Store {
         let keys = self.inner.chunks.all_refs("")?;
         let versions = keys.values().flat_map(|refs| refs.versions.values());
         let (count, logical_bytes) = versions.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.bytes));
-        let mut codecs: BTreeMap<&'static str, CodecUse> = BTreeMap::new();
+        let mut codecs: BTreeMap<Codec, CodecUse> = BTreeMap::new();
         let mut chunks = 0;
         self.inner.chunks.for_each_entry(|_, entry| {
             if entry.kind == RecordKind::Chunk {
                 chunks += 1;
-                let used = codecs.entry(entry.codec.name()).or_default();
+                let used = codecs.entry(entry.codec).or_default();
                 used.chunks += 1;
                 used.raw_bytes += u64::from(entry.plain_len);
                 used.stored_bytes += entry.record_len();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use crate::cache::CacheStats;
+use crate::chunk::Codec;
 use crate::hash::Hash;
 use crate::key::{Key, Label};
 use crate::refs::Meta;
@@ -230,7 +231,7 @@ pub struct Cost {
     /// Plain bytes whose chunks the version that it is compared with has too.
     pub shared_bytes: u64,
     /// Its chunks by encoding.
-    pub codecs: BTreeMap<&'static str, u64>,
+    pub codecs: BTreeMap<Codec, u64>,
     /// Bases to decode before its deepest chunk can be; 0 where every chunk stands alone.
     pub bases: u64,
 }
@@ -404,7 +405,7 @@ pub struct StatReport {
     /// Bytes of the index.
     pub index_bytes: u64,
     /// Chunks by encoding.
-    pub codecs: BTreeMap<&'static str, CodecUse>,
+    pub codecs: BTreeMap<Codec, CodecUse>,
     /// The hot-chunk cache of this process.
     pub cache: CacheStats,
 }

@@ -42,7 +42,7 @@ fn describe(report: &StatReport) -> String {
     let mut table = Table::new(&["ENCODING", ">CHUNKS", ">PLAIN", ">STORED", ">SHARE"]);
     for (codec, used) in &report.codecs {
         table.row([
-            (*codec).to_owned(),
+            codec.to_string(),
             used.chunks.to_string(),
             size(used.raw_bytes),
             size(used.stored_bytes),
