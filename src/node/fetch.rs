@@ -10,7 +10,7 @@ use crate::chunk::{ChunkRef, Span};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::node::store::Store;
-use crate::store::{ChunkReader, RecordKind};
+use crate::store::ChunkReader;
 
 /// Where chunks came from.
 #[derive(Debug, Default)]
@@ -48,22 +48,12 @@ impl<'a> Fetcher<'a> {
             // Not the memory's fault if it happens twice.
             read = self.reader.read(&chunk.hash, plain);
         }
-        read.map_err(|error| self.remembered(error))?;
+        read.inspect_err(|_| self.store.note_culprit(&self.reader))?;
         self.sources.store.fetch_add(1, Ordering::Relaxed);
         if self.keep && cache.admits(plain.len()) {
             cache.put(chunk.hash, Arc::from(&*plain));
         }
         Ok(())
-    }
-
-    /// Has what was found to be damaged count as not stored from now on: a put would rely on it.
-    fn remembered(&self, error: Error) -> Error {
-        if let Some(damaged) = self.reader.culprit()
-            && let Err(error) = self.store.inner.chunks.note_damaged(RecordKind::Chunk, &damaged)
-        {
-            tracing::warn!("a damaged chunk still counts as stored: {error}");
-        }
-        error
     }
 }
 

@@ -72,7 +72,10 @@ impl StoreIntake {
             };
             worker.base.resize((found.plain_len as usize).min(limits::CHUNK_BYTES), 0);
             match worker.reader.read(base, &mut worker.base) {
-                Err(Error::Damaged { .. }) => return Ok(Taken::NeedsBase),
+                Err(Error::Damaged { .. }) => {
+                    self.store.note_culprit(&worker.reader);
+                    return Ok(Taken::NeedsBase);
+                }
                 read => read?,
             }
         }

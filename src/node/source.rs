@@ -69,17 +69,26 @@ impl ChunkSource for Store {
         if self.inner.chunks.locate(hash, RecordKind::Chunk)?.is_none() {
             return Ok(None);
         }
-        let read = self.with_worker(|worker| match as_stored(worker.reader.record(hash, RecordKind::Chunk)?, bases) {
-            Some(parcel) => Ok(Some(parcel.into_owned())),
-            None => self.stand_alone(worker, hash),
-        });
-        match read {
-            Err(error @ Error::Damaged { .. }) => {
-                tracing::warn!("a chunk cannot be served: {error}");
-                Ok(None)
+        self.with_worker(|worker| {
+            match worker.reader.record(hash, RecordKind::Chunk) {
+                Ok(record) => {
+                    if let Some(parcel) = as_stored(record, bases) {
+                        return Ok(Some(parcel.into_owned()));
+                    }
+                }
+                // Read once more below, which tells what is to blame.
+                Err(Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
             }
-            read => read,
-        }
+            match self.stand_alone(worker, hash) {
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!("a chunk cannot be served: {error}");
+                    self.note_culprit(&worker.reader);
+                    Ok(None)
+                }
+                read => read,
+            }
+        })
     }
 
     fn take_at_hand(&self, hash: &Hash, bases: &[Hash], take: &mut dyn FnMut(&Parcel<&[u8]>)) -> bool {

@@ -19,7 +19,7 @@ use crate::node::packs::{self, Demand, Packs};
 use crate::node::pool::Pool;
 use crate::node::source::SourceWorker;
 use crate::refs::VersionEntry;
-use crate::store::{ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, RecordKind, StoreDirectory};
+use crate::store::{ChunkReader, ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, RecordKind, StoreDirectory};
 
 /// A store. Cheap to clone and safe to share between threads: clones are handles on the same store, which closes with the last one.
 ///
@@ -349,6 +349,16 @@ impl Store {
     #[cfg(feature = "net")]
     pub(super) fn refs_of(&self, key: &Key) -> Result<KeyRefs> {
         self.inner.chunks.refs(key)
+    }
+
+    /// Has the chunk that is to blame for the failure of the reader's last read count as not stored from now on: a put would rely on it,
+    /// and no other holder would bring it back.
+    pub(super) fn note_culprit(&self, reader: &ChunkReader) {
+        if let Some(damaged) = reader.culprit()
+            && let Err(error) = self.inner.chunks.note_damaged(RecordKind::Chunk, &damaged)
+        {
+            tracing::warn!("a damaged chunk still counts as stored: {error}");
+        }
     }
 
     /// The bytes of a manifest, verified.

@@ -1,6 +1,7 @@
 //! Put on one node, get on another.
 
-use caskad::{Error, GetOptions, Monitor, Part};
+use caskad::chunk::ChunkSource as _;
+use caskad::{Error, GetOptions, Hash, Monitor, Part};
 
 use crate::nodes::{Swarm, eventually, quick, random, restored};
 
@@ -60,6 +61,24 @@ fn what_is_damaged_here_comes_from_peers() {
     swarm.nodes[0].get(&"m".parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
     assert!(swarm.nodes[0].store().verify(&"m".parse().unwrap(), &none).unwrap().ok);
+}
+
+/// The holder finds out when it is asked for the bytes: from then on it no longer lists them as kept.
+#[test]
+fn what_is_damaged_at_a_holder_is_brought_back_by_the_others() {
+    let swarm = Swarm::start(3, quick());
+    swarm.put(0, "m", random(3 << 20, 2));
+    let version = swarm.nodes[0].store().version(&"m".parse().unwrap()).unwrap();
+    let chunks: Vec<Hash> = version.manifest().chunks.iter().map(|chunk| chunk.hash).collect();
+    let holder = swarm.nodes[1].store();
+    let served = || chunks.iter().filter(|chunk| holder.parcel(chunk, &[]).unwrap().is_some()).count();
+    eventually("the holder has all of it", || served() == chunks.len());
+    let pack = swarm.store(1).join("packs").join("p-00000001.pack");
+    let mut packed = std::fs::read(&pack).unwrap();
+    packed[1 << 20..][..400_000].iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    std::fs::write(&pack, packed).unwrap();
+    assert!(served() < chunks.len());
+    eventually("the holder has all of it again", || served() == chunks.len());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What peers may ask of this store, and how much of it: the store as a [`Keeper`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,6 +93,14 @@ impl StoreKeeper {
     }
 }
 
+/// The chunks of a group that are under leases here, with their homes; not those that were found damaged.
+pub(super) fn readable_of(store: &Store, group: u16) -> Result<BTreeMap<Hash, [u8; 4]>> {
+    let leased = store.leases()?.group(group, StoreKeeper::now())?;
+    let hashes: Vec<Hash> = leased.keys().copied().collect();
+    let readable = store.holds(&hashes)?;
+    Ok(leased.into_iter().zip(readable).filter_map(|(chunk, readable)| readable.then_some(chunk)).collect())
+}
+
 /// A lease here ends after [`limits::LEASE_TTL`] at the latest, whatever a peer asks for.
 fn bounded(terms: LeaseTerms) -> LeaseTerms {
     let latest = StoreKeeper::now().saturating_add(limits::LEASE_TTL.as_millis() as u64);
@@ -151,7 +159,7 @@ impl Keeper for StoreKeeper {
     }
 
     fn group(&self, group: u16, behind: &Hash) -> Result<(Hash, Vec<Hash>)> {
-        let held = self.store.leases()?.group(group, Self::now())?;
+        let held = readable_of(&self.store, group)?;
         let mut digest = blake3::Hasher::new();
         for hash in held.keys() {
             digest.update(hash.as_bytes());

@@ -23,6 +23,7 @@ use crate::net::placement::Group;
 use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
 use crate::node::maintain::GcOptions;
+use crate::node::online::keeper::readable_of;
 use crate::node::online::node::NodeInner;
 use crate::node::online::publish::{Errand, fingerprint, listing_of, lock};
 use crate::node::online::tasks::blocking;
@@ -280,7 +281,7 @@ impl NodeInner {
         unreachable: &mut HashSet<libp2p::PeerId>,
     ) -> Result<u64> {
         let store = self.store.clone();
-        let own = blocking(move || store.leases()?.group(group.number(), NodeInner::now())).await?;
+        let own = blocking(move || readable_of(&store, group.number())).await?;
         // The first R that answer are the holders for now.
         let mut others: Vec<(usize, &PeerAddresses, HashSet<Hash>)> = Vec::new();
         let mut own_rank = None;
