@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use caskad::chunk::Codec;
 use caskad::codec::{Decoder, Effort, Encoder};
+use caskad::manifest::{Contents, FileKind, Manifest};
 use caskad::refs::{Entity, RefChange, RefRecord};
 use caskad::store::pack::{PACK_HEADER_BYTES, Record, check_pack_header, pack_header, parse_record, split_base};
 use caskad::store::{ArchiveReader, Entry, Position, RecordKind, archive_header};
@@ -333,4 +334,38 @@ fn an_archive_of_format_1_is_imported() {
         assert!(cut.is_err(), "cut to {len}");
         assert!(empty.keys("").unwrap().is_empty());
     }
+}
+
+/// Chunks that match their hashes do not yet make the file whose hash the manifest gives, which users compare with what others publish.
+#[test]
+fn an_archive_whose_chunks_do_not_make_its_files_is_refused() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (Store::open(from.path()).unwrap(), Store::open(to.path()).unwrap());
+    let once = noise("once", 300_000);
+    let payload = [once.clone(), noise("between", 100_000), once].concat();
+    apply(&from, &Op::Put { key: "m", label: None, payload: payload.clone().into() }).unwrap();
+    let mut whole = Vec::new();
+    from.export_to(&at("m", 1), &mut whole, &Monitor::none()).unwrap();
+    let (manifest, _) = parse_record(&whole[archive_header().len()..]).unwrap();
+    let chunks = archive_header().len() + manifest.record_len() as usize;
+    let import = |alter: fn(&mut Contents)| {
+        let mut contents = from.version(&at("m", 1)).unwrap().manifest().clone().into_contents();
+        alter(&mut contents);
+        let manifest = Manifest::new(contents).unwrap().encode();
+        let (kind, plain_len, hash) = (RecordKind::Manifest, manifest.len() as u32, Hash::of(&manifest));
+        let record = Record { kind, codec: Codec::Raw, depth: 0, base: None, plain_len, hash, payload: &manifest };
+        let mut archive = archive_header().to_vec();
+        record.write(&mut archive);
+        archive.extend_from_slice(&whole[chunks..]);
+        to.import_from(archive.as_slice(), "archive", &ImportOptions::default(), &Monitor::none())
+    };
+    import(|_| {}).unwrap();
+    assert!(get(&to, "m", 1).unwrap() == payload);
+    let refused = import(|contents| {
+        let FileKind::Regular(file) = &mut contents.files[0].kind else { panic!("it is a regular file") };
+        file.blob_hash = Hash::of(b"another file");
+    });
+    let refused = refused.unwrap_err();
+    assert!(refused.to_string().contains("payload.bin: its chunks do not come to the file"), "{refused}");
+    assert_eq!(to.log(&"m".parse().unwrap()).unwrap().len(), 1);
 }

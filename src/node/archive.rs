@@ -2,7 +2,7 @@
 //!
 //! An archive is a header, the manifest's record and the record of each chunk, in the order in which the manifest first lists it: the
 //! records of a pack, so `docs/format.md` describes both. It is self-contained, without bases, and it proves itself: the manifest is checked
-//! against its hash, each chunk against its own, and an archive that lacks a chunk is incomplete.
+//! against its hash, each chunk and each file against its own, and an archive that lacks a chunk is incomplete.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::chunk::{Codec, ElementWidth};
+use crate::chunk::{ChunkRef, Codec, ElementWidth};
 use crate::codec::{Decoder, Effort, Encoder};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -22,7 +22,10 @@ use crate::node::report::{ArchiveReport, Timestamp};
 use crate::node::store::Store;
 use crate::node::width::chunk_widths;
 use crate::store::pack::{Record, RecordHeader};
-use crate::store::{ArchiveReader, ArchiveRecord, EncodedChunk, RecordKind, archive_header};
+use crate::store::{ArchiveReader, ArchiveRecord, ChunkReader, EncodedChunk, RecordKind, archive_header};
+
+/// What errors call an archive.
+const ARCHIVE: &str = "archive";
 
 /// How an archive is imported.
 #[derive(Debug, Clone, Default)]
@@ -118,7 +121,11 @@ impl Store {
         let started = Instant::now();
         let name = name.as_ref();
         let session = self.inner.chunks.begin()?;
-        let refuse = |why: String| Error::Damaged { what: "archive", place: name.display().to_string(), why };
+        let refuse = |why: String| Error::Damaged { what: ARCHIVE, place: name.display().to_string(), why };
+        let of_archive = |error| match error {
+            Error::Damaged { what: ARCHIVE, why, .. } => refuse(why),
+            error => error,
+        };
         let mut archive = ArchiveReader::open(source, name)?;
         let mut decoder = Decoder::new();
         let first = archive.next_record()?.filter(|record| record.kind == RecordKind::Manifest);
@@ -133,12 +140,12 @@ impl Store {
             }
         }
         let mut chunks = 0;
+        let mut files = FileHashes::new(&manifest, self.inner.chunks.reader());
         while let Some(record) = archive.next_record()? {
             monitor.check()?;
-            self.import_chunk(&record, &mut missing, &session, &mut decoder).map_err(|error| match error {
-                Error::Damaged { why, .. } => refuse(why),
-                error => error,
-            })?;
+            let imported = self.import_chunk(&record, &mut missing, &session, &mut decoder);
+            let imported = imported.and_then(|plain| files.advance(&missing, &record.hash, &plain));
+            imported.map_err(of_archive)?;
             chunks += 1;
             monitor.advance(record.plain_len.into());
         }
@@ -148,6 +155,7 @@ impl Store {
                 return Err(refuse(format!("it ends before chunk {}; copy the archive again", hash.short())));
             }
         }
+        files.finish(monitor).map_err(of_archive)?;
         options.name.iter().try_for_each(|name| refuse_scope(&name.key))?;
         let target = options.name.clone().unwrap_or_else(|| PutName { key: manifest.key.clone(), label: None });
         let (hash, payload) = (first.hash, &first.payload);
@@ -165,25 +173,83 @@ impl Store {
         })
     }
 
-    /// Takes in one chunk of an archive, verified; one that the manifest does not list is refused.
+    /// Takes in one chunk of an archive, verified; one that the manifest does not list is refused. Answers with its plain bytes.
     fn import_chunk(
         &self,
         record: &ArchiveRecord,
         missing: &mut HashMap<Hash, u32>,
         session: &crate::store::Session,
         decoder: &mut Decoder,
-    ) -> Result<()> {
-        let refuse = |why: String| Error::Damaged { what: "archive", place: String::new(), why };
+    ) -> Result<Vec<u8>> {
+        let refuse = |why: String| Error::Damaged { what: ARCHIVE, place: String::new(), why };
         let listed = record.kind == RecordKind::Chunk && missing.remove(&record.hash) == Some(record.plain_len);
         if !listed {
             return Err(refuse(format!("it holds a record that its manifest does not list ({})", record.hash.short())));
         }
-        record.plain(decoder).map_err(|why| refuse(format!("chunk {}: {why}", record.hash.short())))?;
-        if session.has(&record.hash)? {
-            return Ok(());
+        let plain = record.plain(decoder).map_err(|why| refuse(format!("chunk {}: {why}", record.hash.short())))?;
+        if !session.has(&record.hash)? {
+            let (hash, plain_len, codec) = (record.hash, record.plain_len, record.codec);
+            session.append(&EncodedChunk { hash, plain_len, codec, base: None, payload: &record.payload })?;
         }
-        let (hash, plain_len, codec) = (record.hash, record.plain_len, record.codec);
-        session.append(&EncodedChunk { hash, plain_len, codec, base: None, payload: &record.payload })
+        Ok(plain)
+    }
+}
+
+/// Hashes each file of a manifest, from chunks as they come. An archive has them in the manifest's order, so hardly any is read again.
+struct FileHashes<'m> {
+    manifest: &'m Manifest,
+    reader: ChunkReader,
+    hasher: blake3::Hasher,
+    /// The file that is hashed, and the next chunk of it, as an index into the manifest's.
+    file: usize,
+    next: usize,
+}
+
+impl<'m> FileHashes<'m> {
+    fn new(manifest: &'m Manifest, reader: ChunkReader) -> FileHashes<'m> {
+        FileHashes { manifest, reader, hasher: blake3::Hasher::new(), file: 0, next: 0 }
+    }
+
+    /// Goes on as far as the chunks are here that are not `missing`; of `arrived`, these are the `bytes`.
+    fn advance(&mut self, missing: &HashMap<Hash, u32>, arrived: &Hash, bytes: &[u8]) -> Result<()> {
+        while let Some(chunk) = self.manifest.chunks.get(self.next).filter(|chunk| !missing.contains_key(&chunk.hash)) {
+            if chunk.hash == *arrived { self.take(bytes)? } else { self.read(chunk)? }
+        }
+        Ok(())
+    }
+
+    /// Reads the chunks that are left, all of which are stored.
+    fn finish(mut self, monitor: &Monitor) -> Result<()> {
+        while let Some(chunk) = self.manifest.chunks.get(self.next) {
+            monitor.check()?;
+            self.read(chunk)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, chunk: &ChunkRef) -> Result<()> {
+        let mut bytes = vec![0; chunk.len as usize];
+        self.reader.read(&chunk.hash, &mut bytes)?;
+        self.take(&bytes)
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.next += 1;
+        let is_done = |at: usize| self.manifest.file_chunks(at).end <= self.next;
+        while let Some(file) = self.manifest.files.get(self.file).filter(|_| is_done(self.file)) {
+            let chunks = self.manifest.file_chunks(self.file);
+            self.file += 1;
+            // What is inline, the manifest's rules have looked at.
+            if let Some(regular) = file.regular().filter(|_| !chunks.is_empty()) {
+                if regular.blob_hash != self.hasher.finalize().into() {
+                    let why = format!("{}: its chunks do not come to the file whose hash it has", file.path);
+                    return Err(Error::Damaged { what: ARCHIVE, place: String::new(), why });
+                }
+                self.hasher.reset();
+            }
+        }
+        Ok(())
     }
 }
 

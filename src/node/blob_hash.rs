@@ -1,9 +1,5 @@
 //! The BLAKE3 hash of a whole payload from the subtrees of its stripes, which several threads hash in any order.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -29,25 +25,6 @@ impl StripeHash {
         hasher.set_input_offset(stripe.span.offset);
         hasher.update(bytes);
         StripeHash::Subtree(hasher.finalize_non_root())
-    }
-
-    /// Hashes `stripe` of `file`, a buffer at a time.
-    pub(super) fn read(stripe: &Stripe, file: &File, buffer: &mut [u8]) -> io::Result<StripeHash> {
-        let mut hasher = Hasher::new();
-        let whole = stripe.payload_len == Some(stripe.span.len);
-        hasher.set_input_offset(stripe.span.offset);
-        let mut offset = stripe.span.offset;
-        while offset < stripe.span.end() {
-            let len = (stripe.span.end() - offset).min(buffer.len() as u64) as usize;
-            let piece = &mut buffer[..len];
-            file.read_exact_at(piece, offset)?;
-            hasher.update(piece);
-            offset += len as u64;
-        }
-        match whole {
-            true => Ok(StripeHash::Whole(hasher.finalize().into())),
-            false => Ok(StripeHash::Subtree(hasher.finalize_non_root())),
-        }
     }
 }
 

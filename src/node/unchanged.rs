@@ -1,35 +1,30 @@
 //! A file that did not change since the key's last version moves at hashing speed: it is neither cut nor looked up chunk by chunk.
 //!
 //! A few chunks spread over the file are compared with the earlier version first, so a changed file costs next to nothing here. Only
-//! when all of them match is the whole file hashed and compared with the earlier blob hash, which proves that it is the same.
+//! when all of them match are the others compared too. Each by its own hash, and not the file by that of the whole, which says nothing of
+//! the chunks that the earlier version lists beside it.
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::chunk::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::manifest::{Content, Manifest, RegularFile, SegmentEntry};
-use crate::node::blob_hash::{StripeHash, join};
 use crate::node::store::Store;
-use crate::node::stripe::{STRIPE_BYTES, Stripe};
 use crate::node::threads::in_parallel;
 
-/// Chunks that are compared before the whole file is hashed.
+/// Chunks that are compared before all are.
 const PROBES: usize = 16;
-/// Bytes that are read at a time to be hashed: they stay in a core's own cache.
-const READ_BYTES: usize = 128 << 10;
 
 /// The version before the one that is put, if there is one.
 pub(super) struct Earlier(Option<Manifest>);
 
 /// A file of the version before.
 pub(super) struct EarlierFile<'m> {
-    pub(super) len: u64,
     pub(super) blob_hash: Hash,
     pub(super) chunks: &'m [ChunkRef],
     pub(super) segments: &'m [SegmentEntry],
@@ -63,57 +58,77 @@ impl Earlier {
         let file: &RegularFile = manifest.files.get(index)?.regular()?;
         let chunks = manifest.chunks.get(manifest.file_chunks(index))?;
         let usable = file.len == len && file.content == Content::Chunks;
-        usable.then_some(EarlierFile { len, blob_hash: file.blob_hash, chunks, segments: &file.segments })
+        usable.then_some(EarlierFile { blob_hash: file.blob_hash, chunks, segments: &file.segments })
     }
 }
 
-/// True if `file` has the bytes of `earlier`, proven by their hash.
+/// True if `file` has the bytes of `earlier`: each of its chunks matches its hash.
 pub(super) fn is_unchanged(
     file: &File,
     earlier: &EarlierFile<'_>,
     threads: NonZeroUsize,
     read_error: &(dyn Fn(io::Error) -> Error + Sync),
 ) -> Result<bool> {
-    if !probes_match(file, earlier).map_err(read_error)? {
-        return Ok(false);
-    }
-    Ok(blob_hash(file, earlier.len, threads).map_err(read_error)? == earlier.blob_hash)
-}
-
-fn probes_match(file: &File, earlier: &EarlierFile<'_>) -> io::Result<bool> {
-    let step = earlier.chunks.len().div_ceil(PROBES).max(1);
+    let places: Vec<(u64, ChunkRef)> = places(earlier.chunks).collect();
+    let step = places.len().div_ceil(PROBES).max(1);
     // The chunk in the middle of each step: the first one of a container is its header, which often stays.
-    let probed = |index: usize| index % step == step / 2;
-    let (mut offset, mut buffer) = (0, Vec::new());
-    for (index, chunk) in earlier.chunks.iter().enumerate() {
-        if probed(index) {
-            buffer.resize(chunk.len as usize, 0);
-            file.read_exact_at(&mut buffer, offset)?;
-            if Hash::of(&buffer) != chunk.hash {
-                return Ok(false);
-            }
-        }
-        offset += u64::from(chunk.len);
-    }
-    Ok(true)
+    let probed: Vec<_> = places.iter().copied().skip(step / 2).step_by(step).collect();
+    Ok(all_match(file, &probed, NonZeroUsize::MIN).map_err(read_error)?
+        && all_match(file, &places, threads).map_err(read_error)?)
 }
 
-/// The hash of the first `len` bytes of `file`, by several threads, one stripe each.
-fn blob_hash(file: &File, len: u64, threads: NonZeroUsize) -> io::Result<Hash> {
-    let stripes = len.div_ceil(STRIPE_BYTES);
-    let next = AtomicU64::new(0);
-    let hashes = Mutex::new(Vec::new());
+/// Each chunk with the offset that it has in its file.
+fn places(chunks: &[ChunkRef]) -> impl Iterator<Item = (u64, ChunkRef)> {
+    chunks.iter().scan(0, |end, chunk| {
+        let offset = *end;
+        *end += u64::from(chunk.len);
+        Some((offset, *chunk))
+    })
+}
+
+/// True if `file` has the bytes of all of `places`, which several threads compare.
+fn all_match(file: &File, places: &[(u64, ChunkRef)], threads: NonZeroUsize) -> io::Result<bool> {
+    let (next, differs) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || -> io::Result<()> {
-        let mut buffer = vec![0; READ_BYTES];
-        while let Some(stripe) = Stripe::at(next.fetch_add(1, Ordering::Relaxed), len) {
-            let hash = StripeHash::read(&stripe, file, &mut buffer)?;
-            hashes.lock().unwrap_or_else(PoisonError::into_inner).push((stripe.index, hash));
+        let mut buffer = Vec::new();
+        while let Some((offset, chunk)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+            buffer.resize(chunk.len as usize, 0);
+            file.read_exact_at(&mut buffer, *offset)?;
+            if Hash::of(&buffer) != chunk.hash {
+                differs.store(true, Ordering::Relaxed);
+                next.store(places.len(), Ordering::Relaxed);
+            }
         }
         Ok(())
     };
-    in_parallel(stripes.min(threads.get() as u64) as usize, work)?;
-    let mut hashes = hashes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    hashes.sort_unstable_by_key(|(index, _)| *index);
-    let hashes: Vec<StripeHash> = hashes.into_iter().map(|(_, hash)| hash).collect();
-    Ok(join(&hashes, len))
+    in_parallel(places.len().min(threads.get()), work)?;
+    Ok(!differs.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_unchanged_only_where_each_of_its_chunks_is() {
+        let bytes: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let ref_of = |bytes: &[u8]| ChunkRef { hash: Hash::of(bytes), len: bytes.len() as u32 };
+        let chunks: Vec<ChunkRef> = bytes.chunks(1999).map(ref_of).collect();
+        let unchanged = |chunks: &[ChunkRef]| {
+            // The hash of the whole is right in all cases.
+            let earlier = EarlierFile { blob_hash: Hash::of(&bytes), chunks, segments: &[] };
+            let failed = |error| Error::io("read", "the file", error);
+            is_unchanged(&file, &earlier, NonZeroUsize::new(3).unwrap(), &failed).unwrap()
+        };
+        assert!(unchanged(&chunks));
+        for altered in 0..chunks.len() {
+            let mut chunks = chunks.clone();
+            chunks[altered].hash = Hash::of(b"other bytes");
+            assert!(!unchanged(&chunks), "chunk {altered}");
+        }
+    }
 }
