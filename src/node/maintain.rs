@@ -112,7 +112,9 @@ impl Store {
         let sweep = match options.expired_only {
             true => Default::default(),
             false => {
-                let stays = |key: &Key, number| !expired.iter().any(|(gone, n)| gone == key && *n == number);
+                // Else they are gone, and one that has come back meanwhile stays.
+                let goes = if options.dry_run { expired } else { Vec::new() };
+                let stays = |key: &Key, number| !goes.iter().any(|(gone, n)| gone == key && *n == number);
                 let sweep = if options.dry_run { Sweep::DryRun } else { Sweep::Usual };
                 self.collect(sweep, &stays, monitor)?
             }

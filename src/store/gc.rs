@@ -149,7 +149,7 @@ impl ChunkStore {
         monitor.begin("gc", victims.iter().map(|(_, usage)| usage.len).sum());
         for (pack, usage) in victims {
             monitor.check()?;
-            self.repack(pack, monitor)?;
+            self.repack(pack, &live, monitor)?;
             monitor.advance(usage.len);
         }
         monitor.finish();
@@ -194,7 +194,7 @@ impl ChunkStore {
     }
 
     /// Copies what is live in `pack` to the log's end and deletes the pack. A pack with a live record that cannot be read is kept.
-    fn repack(&self, pack: PackId, monitor: &Monitor) -> Result<()> {
+    fn repack(&self, pack: PackId, live: &LiveSet, monitor: &Monitor) -> Result<()> {
         {
             let mut log = lock(&self.inner.log);
             if log.writer.active_pack() == Some(pack) {
@@ -208,7 +208,7 @@ impl ChunkStore {
         let Some(&(_, len)) = packs.iter().find(|&&(id, _)| id == pack) else { return Ok(()) };
         let name = pack_name(pack);
         let mut change = IndexChange::default();
-        let damaged = self.move_entries(pack, len, &mut change, monitor)?;
+        let damaged = self.move_entries(pack, len, live, &mut change, monitor)?;
         self.move_refs(pack, oldest, &mut change)?;
         lock(&self.inner.log).writer.set_sealed(pack, None);
         self.checkpoint_with(change)?;
@@ -224,8 +224,16 @@ impl ChunkStore {
         deleted.map_err(|error| Error::io("delete", self.inner.backend.describe(&name), error))
     }
 
-    /// Copies the chunks and manifests of `pack` that the index finds there. True if some bytes are no record.
-    fn move_entries(&self, pack: PackId, len: u64, change: &mut IndexChange, monitor: &Monitor) -> Result<bool> {
+    /// Copies the chunks and manifests of `pack` that the index finds there, and those that are `live` and that it finds nowhere: the bytes
+    /// count, and it is only a cache. True if some bytes are no record.
+    fn move_entries(
+        &self,
+        pack: PackId,
+        len: u64,
+        live: &LiveSet,
+        change: &mut IndexChange,
+        monitor: &Monitor,
+    ) -> Result<bool> {
         let name = pack_name(pack);
         let read_error = |error| Error::io("read", self.inner.backend.describe(&name), error);
         let reader = self.inner.backend.open(&name).map_err(read_error)?;
@@ -237,7 +245,7 @@ impl ChunkStore {
                 Found::Record { offset, header, payload, bytes } => {
                     let from = Position { pack, offset: offset as u32 };
                     if matches!(header.kind, RecordKind::Chunk | RecordKind::Manifest) {
-                        self.move_entry(from, &header, payload, bytes, change)?;
+                        self.move_entry(from, &header, payload, bytes, live, change)?;
                     }
                 }
             }
@@ -252,6 +260,7 @@ impl ChunkStore {
         header: &RecordHeader,
         payload: &[u8],
         bytes: &[u8],
+        live: &LiveSet,
         change: &mut IndexChange,
     ) -> Result<()> {
         // While the log is locked: of two records of one chunk, the one that holds must stay the last, or an index that is built
@@ -260,10 +269,18 @@ impl ChunkStore {
         let pending = self.inner.pending.read().unwrap_or_else(PoisonError::into_inner);
         let pending = pending.get(&(header.kind, header.hash)).copied();
         let found = pending.map_or_else(|| self.inner.index.get(&header.hash, header.kind), |entry| Ok(Some(entry)))?;
-        if found.is_some_and(|entry| entry.position == from) {
+        let is_here = match found {
+            Some(entry) => entry.position == from,
+            None => live.contains(&header.hash),
+        };
+        if is_here {
             let to = log.writer.append_copy(bytes)?;
             let base: Option<Hash> = split_base(header, payload).and_then(|(base, _)| base);
-            change.moved.push((header.hash, from, Entry::of(header, base, to)));
+            let entry = Entry::of(header, base, to);
+            match found {
+                Some(_) => change.moved.push((header.hash, from, entry)),
+                None => change.entries.push((header.hash, entry)),
+            }
         }
         Ok(())
     }
