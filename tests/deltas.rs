@@ -151,7 +151,61 @@ fn a_held_base_ends_the_chain() {
     assert!(reader.read_with(&hashes[3], &mut plain, &|hash| (*hash == hashes[3]).then(|| Arc::clone(&held))).is_err());
     damage(&store, &disk, &hashes[4]);
     assert!(reader.read_with(&hashes[4], &mut plain, &|hash| (*hash == hashes[3]).then(|| Arc::clone(&held))).is_err());
-    assert_eq!(reader.culprit(), Some(hashes[4]));
+    assert_eq!(reader.culprit().unwrap().0, hashes[4]);
+}
+
+#[test]
+fn nobody_is_to_blame_for_a_length_that_the_caller_has_wrong() {
+    let store = open(&FaultDisk::new());
+    let hashes = commit_chain(&store, 1);
+    let mut reader = store.reader();
+    for hash in &hashes {
+        let error = reader.read(hash, &mut vec![0; CHUNK_BYTES + 1]).unwrap_err();
+        assert!(error.to_string().contains("20000 plain bytes where its manifest says 20001"), "{error}");
+        assert_eq!(reader.culprit(), None);
+    }
+}
+
+#[test]
+fn what_was_stored_again_since_it_was_found_damaged_is_not_forgotten() {
+    let disk = FaultDisk::new();
+    let store = open(&disk);
+    let chunk = commit_chain(&store, 0)[0];
+    damage(&store, &disk, &chunk);
+    let mut reader = store.reader();
+    assert!(reader.read(&chunk, &mut vec![0; CHUNK_BYTES]).is_err());
+    let found = reader.culprit();
+    store.forget_damaged(found).unwrap();
+    assert!(!is_stored(&store, &chunk));
+    commit_chain(&store, 0);
+    // Somebody else who has read the damaged record is late to say so.
+    store.forget_damaged(found).unwrap();
+    assert!(read(&store, &chunk).unwrap() == weights(0));
+}
+
+/// The index is a cache: that it does not know of a record which something reaches is no reason to delete the record.
+#[test]
+fn a_collection_spares_what_is_reached_and_the_index_has_lost() {
+    let disk = FaultDisk::new();
+    let store = open(&disk);
+    let hashes = commit_chain(&store, 3);
+    let session = store.begin().unwrap();
+    for n in 0..40 {
+        append(&session, &noise(&format!("dead {n}")), None).unwrap();
+    }
+    drop(session);
+    store.checkpoint().unwrap();
+    let lost = hashes[..2].iter().map(|hash| (*hash, store.locate(hash, RecordKind::Chunk).unwrap().unwrap()));
+    store.forget_damaged(lost).unwrap();
+    assert!(read(&store, &hashes[3]).is_err());
+    assert_eq!(collect(&store, &hashes).removed_chunks, 41, "and the manifest, which nothing names");
+    for (step, hash) in hashes.iter().enumerate() {
+        assert!(read(&store, hash).unwrap() == weights(step as u32), "step {step}");
+        assert!(is_stored(&store, hash), "step {step}");
+    }
+    lose_index(&disk);
+    drop(store);
+    assert!(read(&open(&disk), &hashes[3]).unwrap() == weights(3));
 }
 
 #[test]
@@ -203,11 +257,11 @@ fn a_damaged_base_is_blamed_by_name_and_heals_its_deltas_with_itself() {
             continue;
         }
         let message = outcome.unwrap_err().to_string();
-        assert_eq!(reader.culprit(), Some(hashes[2]), "step {step}: {message}");
+        assert_eq!(reader.culprit().unwrap().0, hashes[2], "step {step}: {message}");
         assert!(message.contains(&hash.short().to_string()), "{message}");
         assert_eq!(message.contains(&format!("its base {} is damaged in p-", hashes[2])), step > 2, "{message}");
     }
-    store.forget_damaged(RecordKind::Chunk, [hashes[2]]).unwrap();
+    store.forget_damaged(reader.culprit()).unwrap();
     for (step, hash) in hashes.iter().enumerate() {
         assert_eq!(is_stored(&store, hash), step < 2, "step {step}");
     }

@@ -52,6 +52,19 @@ impl StoreIntake {
         self.taken().entry(hash).or_insert(LeasedChunk { hash, home, stored_len });
     }
 
+    /// Grants the lease on a chunk that is stored, and says how many plain bytes it has.
+    pub(crate) fn held(&self, hash: &Hash, home: [u8; 4]) -> Result<Option<u32>> {
+        if !self.session.has(hash)? {
+            return Ok(None);
+        }
+        let Some(entry) = self.store.inner.chunks.locate(hash, RecordKind::Chunk)? else { return Ok(None) };
+        self.note(*hash, home, entry.stored_len);
+        if self.taken().len() >= UNCOMMITTED {
+            self.commit()?;
+        }
+        Ok(Some(entry.plain_len))
+    }
+
     /// Makes what is stored durable, then grants the lease on `taken`, which was stored before the call.
     fn grant(&self, taken: &HashMap<Hash, LeasedChunk>) -> Result<()> {
         self.store.inner.chunks.checkpoint()?;
@@ -135,15 +148,7 @@ impl Intake for StoreIntake {
     }
 
     fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool> {
-        if !self.session.has(hash)? {
-            return Ok(false);
-        }
-        let entry = self.store.inner.chunks.locate(hash, RecordKind::Chunk)?;
-        self.note(*hash, home, entry.map_or(0, |entry| entry.stored_len));
-        if self.taken().len() >= UNCOMMITTED {
-            self.commit()?;
-        }
-        Ok(true)
+        Ok(self.held(hash, home)?.is_some())
     }
 
     fn commit(&self) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::node::packs::{self, Demand, Packs};
 use crate::node::pool::Pool;
 use crate::node::source::SourceWorker;
 use crate::refs::VersionEntry;
-use crate::store::{ChunkReader, ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, RecordKind, StoreDirectory};
+use crate::store::{ChunkReader, ChunkStore, ChunkStoreOptions, IndexPlace, KeyRefs, StoreDirectory};
 
 /// A store. Cheap to clone and safe to share between threads: clones are handles on the same store, which closes with the last one.
 ///
@@ -351,24 +351,20 @@ impl Store {
         self.inner.chunks.refs(key)
     }
 
-    /// Has the chunk that is to blame for the failure of the reader's last read count as not stored from now on: a put would rely on it,
-    /// and no other holder would bring it back.
+    /// Has what is to blame for the failure of the reader's last read count as not stored from now on: a put would rely on it, and no
+    /// other holder would bring it back.
     pub(super) fn note_culprit(&self, reader: &ChunkReader) {
-        if let Some(damaged) = reader.culprit()
-            && let Err(error) = self.inner.chunks.note_damaged(RecordKind::Chunk, &damaged)
+        if !self.inner.chunks.is_read_only()
+            && let Err(error) = self.inner.chunks.forget_damaged(reader.culprit())
         {
-            tracing::warn!("a damaged chunk still counts as stored: {error}");
+            tracing::warn!("what is damaged still counts as stored: {error}");
         }
     }
 
     /// The bytes of a manifest, verified.
     pub(super) fn manifest_bytes(&self, hash: &Hash) -> Result<Vec<u8>> {
-        let read = self.inner.chunks.reader().read_manifest(hash);
-        if matches!(read, Err(Error::Damaged { .. })) {
-            // It counts as not stored from then on: a put of the same would rely on it.
-            self.inner.chunks.note_damaged(RecordKind::Manifest, hash)?;
-        }
-        read
+        let mut reader = self.inner.chunks.reader();
+        reader.read_manifest(hash).inspect_err(|_| self.note_culprit(&reader))
     }
 
     /// The manifest of a version, decoded and checked.

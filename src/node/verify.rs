@@ -20,7 +20,7 @@ use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::node::version::Version;
 use crate::refs::Entity;
-use crate::store::RecordKind;
+use crate::store::Entry;
 
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
@@ -149,9 +149,9 @@ impl Store {
         in_parallel(self.threads().get(), work)?;
         let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
         // Where a base is damaged, its deltas are not: once it is stored again, they can be read.
-        let lost: HashSet<Hash> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
-        if !lost.is_empty() && !self.is_read_only() {
-            self.inner.chunks.forget_damaged(RecordKind::Chunk, lost)?;
+        let lost: HashMap<Hash, Entry> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
+        if !self.inner.chunks.is_read_only() {
+            self.inner.chunks.forget_damaged(lost)?;
         }
         Ok(bad.into_iter().map(|(hash, (_, why))| (hash, why)).collect())
     }

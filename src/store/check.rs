@@ -98,25 +98,16 @@ impl ChunkStore {
     /// Drops the index entries of chunks or manifests that were found damaged, so that the next put of the same bytes stores them anew.
     /// Their versions keep failing until then, and so do those with deltas against them, which count as not stored meanwhile; the
     /// damaged records stay in their packs.
-    pub fn forget_damaged(&self, kind: RecordKind, hashes: impl IntoIterator<Item = Hash>) -> Result<()> {
+    ///
+    /// What was stored again since lies elsewhere than these entries say, and stays. Nothing is dropped where the index turns out to be
+    /// what is damaged: that is rebuilt.
+    pub fn forget_damaged(&self, damaged: impl IntoIterator<Item = (Hash, Entry)>) -> Result<()> {
         self.writable()?;
-        let mut removed = Vec::new();
-        for hash in hashes {
-            removed.extend(self.locate(&hash, kind)?.map(|entry| (hash, entry)));
-        }
-        if removed.is_empty() {
+        let removed: Vec<(Hash, Entry)> = damaged.into_iter().collect();
+        if removed.is_empty() || self.check_index_again()? {
             return Ok(());
         }
         self.checkpoint_with(IndexChange { removed, ..IndexChange::default() })
-    }
-
-    /// As [`forget_damaged`](ChunkStore::forget_damaged) for what a read has found, unless the index turns out to be what is damaged: that
-    /// is rebuilt.
-    pub fn note_damaged(&self, kind: RecordKind, hash: &Hash) -> Result<()> {
-        if self.writable().is_err() || self.locate(hash, kind)?.is_none() || self.check_index()? {
-            return Ok(());
-        }
-        self.forget_damaged(kind, [*hash])
     }
 
     fn check_pack(&self, pack: PackId, len: u64, monitor: &Monitor, damaged: &mut Vec<(String, String)>) -> Result<()> {

@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
@@ -34,6 +35,9 @@ const OPEN_PACKS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const CHECKPOINT_ENTRIES: usize = 16 << 10;
 /// Bytes appended since the last checkpoint before one is forced.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
+
+/// The shortest time between two checks of a whole index that are made only to be sure.
+const INDEX_CHECKS: Duration = Duration::from_secs(60);
 
 /// How a [`ChunkStore`] is opened.
 #[derive(Debug, Clone)]
@@ -93,6 +97,8 @@ pub(super) struct Inner {
     deltas_allowed: AtomicBool,
     readers: Mutex<LruCache<PackId, Arc<dyn ObjectReader>>>,
     index_checked: AtomicBool,
+    /// When all pages of the index were seen to be sound, or were written anew.
+    index_sound: Mutex<Option<Instant>>,
     /// How often the index was rebuilt since it was opened.
     index_rebuilds: AtomicU64,
     pub(super) next_session: AtomicU64,
@@ -160,6 +166,7 @@ impl ChunkStore {
                 deltas_allowed: AtomicBool::new(false),
                 readers: Mutex::new(LruCache::new(OPEN_PACKS)),
                 index_checked: AtomicBool::new(index_checked),
+                index_sound: Mutex::new(index_checked.then(Instant::now)),
                 index_rebuilds: AtomicU64::new(0),
                 next_session: AtomicU64::new(0),
             }),
@@ -235,6 +242,7 @@ impl ChunkStore {
         // Nobody reads between the check, which throws away the pages that redb holds in memory, and the end of a rebuild.
         let _shut = self.inner.index.shut();
         if self.inner.index.is_sound()? {
+            *lock(&self.inner.index_sound) = Some(Instant::now());
             return Ok(false);
         }
         if self.inner.options.read_only {
@@ -246,6 +254,13 @@ impl ChunkStore {
         }
         self.refill_index(&mut log)?;
         Ok(true)
+    }
+
+    /// As [`check_index`](ChunkStore::check_index), unless the index was seen to be sound a moment ago: for what may be asked many times in
+    /// a row.
+    pub(super) fn check_index_again(&self) -> Result<bool> {
+        let recent = lock(&self.inner.index_sound).is_some_and(|at| at.elapsed() < INDEX_CHECKS);
+        if recent { Ok(false) } else { self.check_index() }
     }
 
     /// Rebuilds the index, unless that happened since there were `rebuilds` of them.
@@ -275,6 +290,7 @@ impl ChunkStore {
         log.next_seq = covered.next_seq;
         log.committed = Some(covered);
         self.inner.index_rebuilds.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.inner.index_sound) = Some(Instant::now());
         Ok(())
     }
 

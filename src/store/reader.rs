@@ -28,7 +28,7 @@ pub struct ChunkReader {
     chain: Vec<(Hash, Entry)>,
     /// Decoded bases: each is read while the other is filled.
     plains: [Vec<u8>; 2],
-    culprit: Option<Hash>,
+    culprit: Option<(Hash, Entry)>,
 }
 
 /// Why a chain does not give the wanted chunk.
@@ -41,6 +41,8 @@ enum Trouble {
     Undecoded(usize, CodecError),
     /// The wanted chunk came to other bytes.
     Mismatch,
+    /// The wanted chunk has so many bytes, and the caller wants another number.
+    Length(u32),
 }
 
 /// Bases that may be at hand, decoded and verified.
@@ -78,14 +80,15 @@ impl ChunkReader {
                 Ok(()) => return Ok(()),
                 // A base that cannot be had may be one no more: what needed it was encoded anew, and it was collected.
                 Err(Trouble::Changed | Trouble::Unread(1.., Error::Damaged { .. })) if moves < MOVES => moves += 1,
-                Err(trouble) => return Err(self.explain(hash, trouble, lowest.as_deref())),
+                Err(trouble) => return Err(self.explain(hash, plain.len(), trouble, lowest.as_deref())),
             }
         }
     }
 
-    /// The chunk whose record is to blame for the failure of the last [`read`](ChunkReader::read): the one that was wanted, or one of
-    /// its bases. `None` where nothing is known to be damaged: the disk did not answer, or the encoding is of a newer version.
-    pub fn culprit(&self) -> Option<Hash> {
+    /// The chunk or manifest whose record is to blame for the failure of the last read, and where that lies: what was wanted, or one of
+    /// its bases. `None` where no record is known to be damaged: the disk did not answer, the encoding is of a newer
+    /// version, or the caller is wrong about the length.
+    pub fn culprit(&self) -> Option<(Hash, Entry)> {
         self.culprit
     }
 
@@ -130,8 +133,7 @@ impl ChunkReader {
         Err(damaged(hash, self.chain.first().map_or_else(Position::default, |(_, entry)| entry.position), why))
     }
 
-    fn missing(&mut self, hash: &Hash) -> Error {
-        self.culprit = Some(*hash);
+    fn missing(&self, hash: &Hash) -> Error {
         match self.chain.first() {
             None => missing("chunk", hash),
             Some((top, entry)) => damaged(top, entry.position, format!("its base {hash} is missing from the packs")),
@@ -146,10 +148,9 @@ impl ChunkReader {
             below = Some(self.decode_base(link, below, lowest)?);
         }
         let header = self.fetch_link(0)?;
-        let Some(&(hash, entry)) = self.chain.first() else { return Err(Trouble::Changed) };
+        let Some(&(hash, _)) = self.chain.first() else { return Err(Trouble::Changed) };
         if header.plain_len as usize != plain.len() {
-            let why = format!("it has {} plain bytes where its manifest says {}", header.plain_len, plain.len());
-            return Err(Trouble::Unread(0, damaged(&hash, entry.position, why)));
+            return Err(Trouble::Length(header.plain_len));
         }
         let base = match below {
             Some(len) => self.plains[1].get(..len),
@@ -203,15 +204,19 @@ impl ChunkReader {
     }
 
     /// The error that says which chunk of the chain is to blame.
-    fn explain(&mut self, hash: &Hash, trouble: Trouble, lowest: Option<&[u8]>) -> Error {
+    fn explain(&mut self, hash: &Hash, len: usize, trouble: Trouble, lowest: Option<&[u8]>) -> Error {
         let position = self.chain.first().map_or_else(Position::default, |(_, entry)| entry.position);
         let (link, error) = match trouble {
             Trouble::Changed => {
                 return damaged(hash, position, "the index and the packs do not agree on its bases".to_owned());
             }
+            Trouble::Length(found) => {
+                let why = format!("it has {found} plain bytes where its manifest says {len}");
+                return damaged(hash, position, why);
+            }
             Trouble::Unread(link, error) => {
                 let lost = matches!(error, Error::Damaged { .. });
-                self.culprit = self.chain.get(link).map(|(hash, _)| *hash).filter(|_| lost);
+                self.culprit = self.chain.get(link).copied().filter(|_| lost);
                 (link, error)
             }
             Trouble::Undecoded(link, error) => self.blame(link, Some(error), lowest),
@@ -238,15 +243,25 @@ impl ChunkReader {
         }
         let error = error.filter(|_| found == failed);
         let why = error.map_or_else(|| "its bytes do not match its hash".to_owned(), |error| error.to_string());
+        self.culprit = self.chain.get(found).copied();
         let (hash, position) =
-            self.chain.get(found).map_or((Hash::of(&[]), Position::default()), |(hash, entry)| (*hash, entry.position));
-        self.culprit = Some(hash);
+            self.culprit.map_or((Hash::of(&[]), Position::default()), |(hash, entry)| (hash, entry.position));
         (found, damaged(&hash, position, why))
     }
 
     /// The manifest `hash`, as the bytes that were committed.
     pub fn read_manifest(&mut self, hash: &Hash) -> Result<Vec<u8>> {
-        let (entry, header) = self.fetch(hash, RecordKind::Manifest, None)?;
+        let known = self.store.locate(hash, RecordKind::Manifest)?;
+        self.culprit = known.map(|entry| (*hash, entry));
+        let plain = self.decode_manifest(hash, known);
+        if !matches!(plain, Err(Error::Damaged { .. })) {
+            self.culprit = None;
+        }
+        plain
+    }
+
+    fn decode_manifest(&mut self, hash: &Hash, known: Option<Entry>) -> Result<Vec<u8>> {
+        let (entry, header) = self.fetch(hash, RecordKind::Manifest, known)?;
         let stored = stored_bytes(&self.record, &header);
         let plain = match header.codec {
             Codec::Raw => stored.to_vec(),

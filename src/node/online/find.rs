@@ -20,7 +20,7 @@ use crate::net::handle::PeerAddresses;
 use crate::net::kad_records::Arrivals;
 use crate::net::peer_list::PeerList;
 use crate::net::placement::Group;
-use crate::net::record::{Body, CataloguePlace, Record, SignedRecord};
+use crate::net::record::{Body, CataloguePlace, PUBLISHED, Record, SignedRecord};
 use crate::net::serve::peer_of;
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
@@ -367,13 +367,20 @@ impl NodeInner {
     }
 }
 
-/// Has `intake` hold those of `wanted` that are here; answers with the others, each once.
+/// Has `intake` hold those of `wanted` that are here; answers with the others, each once. Fails where a chunk has another length here than
+/// is wanted: lengths are what the publisher has said, and nothing proves them.
 pub(super) fn not_here(intake: &StoreIntake, wanted: Vec<Missing>) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     let mut seen = HashSet::new();
     for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
-        if !intake.hold(&wanted.chunk.hash, wanted.home)? {
-            missing.push(wanted);
+        let ChunkRef { hash, len } = wanted.chunk;
+        match intake.held(&hash, wanted.home)? {
+            None => missing.push(wanted),
+            Some(found) if found == len => {}
+            Some(_) => {
+                let why = format!("a manifest gives chunk {} another length than it has", hash.short());
+                return Err(Error::Network { what: PUBLISHED, why });
+            }
         }
     }
     Ok(missing)
@@ -403,4 +410,28 @@ pub(super) fn refs_of(catalogue: &Catalogue) -> KeyRefs {
 
 fn malformed(what: &'static str, of: &dyn std::fmt::Display, why: &str) -> Error {
     Error::Network { what: "what a record points at", why: format!("the {what} of {of} is malformed: {why}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Payload, PutOptions, Store};
+
+    #[test]
+    fn what_is_here_under_another_length_is_refused_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let (name, wanted) = ("m".parse().unwrap(), "m".parse().unwrap());
+        let payload = Payload::bytes("payload.bin", &[7; 5000]);
+        store.put(&name, payload, &PutOptions::default(), &Monitor::none()).unwrap();
+        let chunk = store.version(&wanted).unwrap().manifest().chunks[0];
+        let terms = LeaseTerms { manifest: Hash::default(), owner: [1; 32], expires_unix_ms: 0 };
+        let intake = store.intake(terms).unwrap();
+        let look = |len| {
+            not_here(&intake, vec![Missing { chunk: ChunkRef { len, ..chunk }, home: [0; 4], bases: Vec::new() }])
+        };
+        assert!(look(chunk.len).unwrap().is_empty());
+        assert!(matches!(look(chunk.len + 1), Err(Error::Network { what: PUBLISHED, .. })));
+        assert!(store.verify(&wanted, &Monitor::none()).unwrap().ok);
+    }
 }
