@@ -10,7 +10,7 @@ use crate::net::record::PUBLISHED;
 use crate::node::report::Timestamp;
 use crate::node::store::Store;
 use crate::refs::{RefChange, VersionEntry};
-use crate::store::{EncodedChunk, RecordKind};
+use crate::store::{EncodedChunk, RecordKind, Session};
 
 impl Store {
     /// Makes the version whose manifest is `bytes` version `number` of `key`, which has the scope of its publisher, until `expires_unix_ms`
@@ -51,12 +51,8 @@ impl Store {
             }
         }
         self.inner.chunks.raise_format()?;
-        let mut frame = Vec::new();
-        let codec = self.with_encoder(Effort::Default, |encoder| encoder.encode_frame(bytes, &mut frame));
         let hash = Hash::of(bytes);
-        let payload = if codec == Codec::Raw { bytes } else { &frame };
-        let record = EncodedChunk { hash, plain_len: bytes.len() as u32, codec, base: None, payload };
-        session.commit(&record, |session| {
+        self.commit_manifest(&session, bytes, |session| {
             let known = self.inner.chunks.refs(key)?;
             let before = known.versions.get(&number);
             if before.is_some_and(|before| before.manifest != hash) {
@@ -78,5 +74,23 @@ impl Store {
             let version = RefChange::Version { key: key.clone(), number, entry };
             Ok(std::iter::once(version).chain(labels).collect())
         })
+    }
+
+    /// Stores the bytes of a manifest that a version here has and that is damaged.
+    pub(super) fn restore_manifest(&self, bytes: &[u8]) -> Result<()> {
+        self.commit_manifest(&self.inner.chunks.begin()?, bytes, |_| Ok(Vec::new()))
+    }
+
+    fn commit_manifest(
+        &self,
+        session: &Session,
+        bytes: &[u8],
+        refs: impl FnOnce(&Session) -> Result<Vec<RefChange>>,
+    ) -> Result<()> {
+        let mut frame = Vec::new();
+        let codec = self.with_encoder(Effort::Default, |encoder| encoder.encode_frame(bytes, &mut frame));
+        let payload = if codec == Codec::Raw { bytes } else { &frame };
+        let (hash, plain_len) = (Hash::of(bytes), bytes.len() as u32);
+        session.commit(&EncodedChunk { hash, plain_len, codec, base: None, payload }, refs)
     }
 }

@@ -63,6 +63,33 @@ fn what_is_damaged_here_comes_from_peers() {
     assert!(swarm.nodes[0].store().verify(&"m".parse().unwrap(), &none).unwrap().ok);
 }
 
+#[test]
+fn a_manifest_that_is_damaged_here_comes_from_peers() {
+    let swarm = Swarm::start(3, quick());
+    let (bytes, name, none) = (random(3 << 20, 3), "m".parse().unwrap(), Monitor::none());
+    swarm.put(0, "m", bytes.clone());
+    let node = &swarm.nodes[0];
+    let manifest = node.store().version(&name).unwrap().manifest_hash();
+    let pack = swarm.store(0).join("packs").join("p-00000001.pack");
+    let damage = || {
+        let mut packed = std::fs::read(&pack).unwrap();
+        let places: Vec<usize> =
+            (0..packed.len() - 32).filter(|&at| packed[at..at + 32] == manifest.as_bytes()[..]).collect();
+        places.iter().for_each(|at| packed[at + 200] ^= 1);
+        std::fs::write(&pack, packed).unwrap();
+        assert!(!places.is_empty());
+    };
+    damage();
+    let out = swarm.dir.path().join("out");
+    node.get(&name, &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
+    damage();
+    let report = node.store().verify(&name, &none).unwrap();
+    assert!(report.damaged.iter().any(|damage| damage.what == "manifest"), "{report:?}");
+    assert_eq!(node.heal(&report, &none).unwrap(), 1);
+    assert!(node.store().verify(&name, &none).unwrap().ok);
+}
+
 /// The holder finds out when it is asked for the bytes: from then on it no longer lists them as kept.
 #[test]
 fn what_is_damaged_at_a_holder_is_brought_back_by_the_others() {

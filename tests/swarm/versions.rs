@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskad::{Error, GetOptions, Monitor, Payload, Progress, PutOptions};
 
-use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
@@ -99,6 +99,27 @@ fn an_interrupted_get_fetches_no_verified_chunk_again() {
     let chunks = version.manifest().chunks.len() as u64;
     // The manifest and the catalogue came the first time.
     assert!(report.from_peers <= chunks + 2 - came, "{} of {chunks} after {came}", report.from_peers);
+}
+
+#[test]
+fn a_copy_that_is_here_is_found_when_its_publisher_names_it_no_more() {
+    let swarm = Swarm::start(3, quick());
+    let (bytes, name, none) = (random(1 << 20, 6), swarm.name(0, "m"), Monitor::none());
+    swarm.put(0, "m", bytes.clone());
+    let reader = &swarm.nodes[1];
+    reader.fetch(&name, &none).unwrap();
+    swarm.nodes[0].store().remove(&"m@1".parse().unwrap()).unwrap();
+    swarm.nodes[0].wake();
+    let other = &swarm.nodes[2];
+    eventually("nobody names it any more", || other.log(&name.key, &none).is_err());
+    let warnings = Warnings::default();
+    let monitor = Monitor::new(warnings.clone());
+    assert_eq!(reader.version(&name, &monitor).unwrap().number(), 1);
+    let mut out = Vec::new();
+    reader.get_to(&name, &mut out, &GetOptions::default(), &monitor).unwrap();
+    assert!(out == bytes);
+    assert!(warnings.all().iter().all(|warning| warning.contains("is taken from the copy here")));
+    assert_eq!(warnings.all().len(), 2);
 }
 
 #[test]

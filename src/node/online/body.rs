@@ -21,7 +21,7 @@ pub(super) struct Document {
 }
 
 impl Store {
-    /// The bytes of `chunks` one after another; `None` if one of them is not here.
+    /// The bytes of `chunks` one after another; `None` if one of them is not here, or is damaged here.
     pub(super) fn read_document(&self, chunks: &[ChunkRef]) -> Result<Option<Vec<u8>>> {
         // What it has is not collected before it is read.
         let session = self.inner.chunks.begin()?;
@@ -33,7 +33,13 @@ impl Store {
                 }
                 let start = bytes.len();
                 bytes.resize(start + chunk.len as usize, 0);
-                reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default())?;
+                match reader.read(&chunk.hash, bytes.get_mut(start..).unwrap_or_default()) {
+                    Err(Error::Damaged { .. }) => {
+                        self.note_culprit(reader);
+                        return Ok(None);
+                    }
+                    read => read?,
+                }
             }
             Ok(Some(bytes))
         })

@@ -1,28 +1,40 @@
-//! Healing: chunks that verification found damaged are fetched again from the peers that hold them.
+//! Healing: chunks and manifests that were found damaged are fetched again from the peers that hold them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::chunk::LeaseTerms;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
-use crate::node::online::find::{Missing, keep};
+use crate::net::record::PUBLISHED;
+use crate::node::online::find::{Look, Missing, keep};
 use crate::node::online::node::Node;
 use crate::node::report::VerifyReport;
+use crate::node::version::Version;
 
 impl Node {
-    /// Fetches the chunks that `report` names as damaged. Says how many came; what peers do not have either stays damaged, with a warning.
+    /// Fetches the chunks and manifests that `report` names as damaged. Says how many came; what peers do not have either stays damaged,
+    /// with a warning.
     ///
-    /// A damaged manifest is not healed here: without it nobody knows which chunks the version has. Getting the version again brings it.
+    /// Which chunks a version has, and whether those are damaged too, can be told only once its manifest has come.
     pub fn heal(&self, report: &VerifyReport, monitor: &Monitor) -> Result<u64> {
         let mut versions: HashMap<(Key, u64), Vec<_>> = HashMap::new();
+        let mut healed = 0;
         for damage in &report.damaged {
-            if let (Some(key), Some(number), Some(chunk)) = (&damage.key, damage.version, damage.chunk) {
-                versions.entry((key.clone(), number)).or_default().push(chunk);
+            let (Some(key), Some(number)) = (&damage.key, damage.version) else { continue };
+            match damage.chunk {
+                Some(chunk) => versions.entry((key.clone(), number)).or_default().push(chunk),
+                None if damage.what == "manifest" => {
+                    let wanted = VersionRef { key: key.clone(), version: VersionSpec::Number(number) };
+                    match self.heal_manifest(&wanted, monitor) {
+                        Ok(()) => healed += 1,
+                        Err(error) => monitor.warn(&format!("{wanted} is not whole again: {error}")),
+                    }
+                }
+                None => {}
             }
         }
-        let mut healed = 0;
         for ((key, number), damaged) in versions {
             let wanted = VersionRef { key, version: VersionSpec::Number(number) };
             let version = self.inner.store.version(&wanted)?;
@@ -46,5 +58,34 @@ impl Node {
             }
         }
         Ok(healed)
+    }
+
+    /// The version of that name which is here. Its manifest is fetched again where it is damaged.
+    pub(super) fn version_here(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
+        let store = &self.inner.store;
+        store.version(wanted).or_else(|error| match error {
+            Error::Damaged { .. } => {
+                monitor.warn(&format!("the manifest of {wanted} is damaged; it is fetched again from peers"));
+                self.heal_manifest(wanted, monitor).map_err(|_| error)?;
+                store.version(wanted)
+            }
+            error => Err(error),
+        })
+    }
+
+    /// Fetches the manifest of a version whose own is damaged.
+    fn heal_manifest(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<()> {
+        let (number, entry) = self.inner.store.resolve(wanted)?;
+        let published =
+            self.in_own_scope(&VersionRef { key: wanted.key.clone(), version: VersionSpec::Number(number) });
+        let bytes = self.block_on(async {
+            let found = self.inner.find_foreign(&published, Look::Newest, monitor).await?;
+            if found.version.entry.manifest != entry.manifest {
+                let why = format!("{published} is published with another manifest than it has here");
+                return Err(Error::Network { what: PUBLISHED, why });
+            }
+            self.inner.document(found.version.manifest, found.publisher, monitor).await
+        })?;
+        self.inner.store.restore_manifest(&bytes)
     }
 }

@@ -109,13 +109,30 @@ impl Node {
         let wanted = self.inner.store.canonical_version(wanted)?;
         let alone = || self.block_on(self.inner.connected()).is_ok_and(|peers| peers == 0);
         if self.is_here(&wanted)? || (wanted.key.scope().is_none() && alone()) {
-            return self.inner.store.version(&wanted);
+            return self.version_here(&wanted, monitor);
         }
         let theirs = self.in_own_scope(&wanted);
-        match self.block_on(async { Ok(self.inner.open(&theirs, Look::Newest, monitor).await?.0) }) {
+        let opened = self.block_on(async { Ok(self.inner.open(&theirs, Look::Newest, monitor).await?.0) });
+        opened.or_else(|error| self.copy_here(&wanted, error, monitor))
+    }
+
+    /// The copy here of a version that the network failed to give: with that `error`, which is the answer where there is no copy.
+    fn copy_here(&self, wanted: &VersionRef, error: Error, monitor: &Monitor) -> Result<Version> {
+        match error {
             // The store says what it has that is like it.
-            Err(Error::NotFound { .. }) if wanted.key.scope().is_none() => self.inner.store.version(&wanted),
-            opened => opened,
+            Error::NotFound { .. } if wanted.key.scope().is_none() => self.inner.store.version(wanted),
+            // What the publisher says now is known: an earlier copy must not be taken for it.
+            Error::Network { what: PUBLISHED, .. } => Err(error),
+            Error::Network { .. } | Error::NotFound { what: "key", .. } => {
+                // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
+                if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
+                    return Err(error);
+                }
+                let here = self.inner.store.version(wanted).map_err(|_| error)?;
+                monitor.warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
+                Ok(here)
+            }
+            error => Err(error),
         }
     }
 
@@ -168,7 +185,7 @@ impl Node {
     }
 
     /// The name by which a machine that shares this scope's key may have published a version that is not here.
-    fn in_own_scope(&self, wanted: &VersionRef) -> VersionRef {
+    pub(super) fn in_own_scope(&self, wanted: &VersionRef) -> VersionRef {
         match wanted.key.scope() {
             None => VersionRef { key: wanted.key.in_scope(&self.scope()), version: wanted.version.clone() },
             Some(_) => wanted.clone(),
@@ -188,26 +205,10 @@ impl Node {
         let received = self.inner.links.received_bytes.load(Ordering::Relaxed);
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
-            true => (self.inner.store.version(&wanted)?, Fetched::default()),
+            true => (self.version_here(&wanted, monitor)?, Fetched::default()),
             false => match self.pull_here(&self.in_own_scope(&wanted), part, look, monitor) {
                 Ok(pulled) => pulled,
-                // The store says what it has that is like it.
-                Err(Error::NotFound { .. }) if wanted.key.scope().is_none() => {
-                    (self.inner.store.version(&wanted)?, Fetched::default())
-                }
-                // What the publisher says now is known: an earlier copy must not be taken for it.
-                Err(error @ Error::Network { what: PUBLISHED, .. }) => return Err(error),
-                Err(error @ (Error::Network { .. } | Error::NotFound { what: "key", .. })) => {
-                    // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
-                    if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
-                        return Err(error);
-                    }
-                    let here = self.inner.store.version(&wanted).map_err(|_| error)?;
-                    monitor
-                        .warn(&format!("{wanted} is taken from the copy here: its publisher's record is out of reach"));
-                    (here, Fetched::default())
-                }
-                Err(error) => return Err(error),
+                Err(error) => (self.copy_here(&wanted, error, monitor)?, Fetched::default()),
             },
         };
         Ok(Pulled {

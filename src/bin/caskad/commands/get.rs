@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use caskad::{Error, GetOptions, GetReport, Part, Version, VersionRef};
+use caskad::{Error, GetOptions, GetReport, Part, Version, VersionRef, VersionSpec};
 use clap::Args;
 
 use crate::commands::is_dash;
@@ -58,9 +58,10 @@ impl Get {
         let mut options = GetOptions::default();
         options.part = self.part();
         options.sync = self.sync;
-        match self.target(&face, context)? {
+        let (wanted, target) = self.target(&face, context)?;
+        match target {
             Target::Path(path) => {
-                let report = face.get(&self.version, &path, &options, context.monitor());
+                let report = face.get(&wanted, &path, &options, context.monitor());
                 let resumable = matches!(options.part, Part::Whole | Part::File(_));
                 let report = report.map_err(|error| match error {
                     Error::Cancelled if resumable => Failure::Resumable,
@@ -70,7 +71,7 @@ impl Get {
             }
             Target::Stream(stream) => {
                 let out = &mut *stream.open(context.console())?;
-                let report = face.get_to(&self.version, out, &options, context.monitor())?;
+                let report = face.get_to(&wanted, out, &options, context.monitor())?;
                 match stream {
                     Stream::Stdout => context.confirm_beside(&report)?,
                     Stream::Special(path) => context
@@ -91,16 +92,20 @@ impl Get {
         }
     }
 
-    fn target(&self, face: &Face, context: &Context) -> Result<Target> {
+    /// Which version to get and where to; by its number once that is known, so that both speak of the same one.
+    fn target(&self, face: &Face, context: &Context) -> Result<(VersionRef, Target)> {
         let output = self.output.as_deref();
         if output.is_some_and(is_dash) {
-            return Ok(Target::Stream(Stream::Stdout));
+            return Ok((self.version.clone(), Target::Stream(Stream::Stdout)));
         }
         let version = face.version(&self.version, context.monitor())?;
-        if self.part() == Part::Whole && !version.manifest().single {
-            return Ok(Target::Path(context.path(output.unwrap_or(Path::new(version.key().last_segment())))));
-        }
-        Target::file(output, || self.own_name(&version), self.force, context.console())
+        let target = if self.part() == Part::Whole && !version.manifest().single {
+            Target::Path(context.path(output.unwrap_or(Path::new(version.key().last_segment()))))
+        } else {
+            Target::file(output, || self.own_name(&version), self.force, context.console())?
+        };
+        let number = VersionSpec::Number(version.number());
+        Ok((VersionRef { key: version.key().clone(), version: number }, target))
     }
 
     /// What the wanted part is called where the user gives no name.

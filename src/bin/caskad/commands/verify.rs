@@ -40,7 +40,11 @@ impl Verify {
         let mut report = self.verify(context)?;
         if self.repair {
             let node = context.needed_node()?;
-            if !report.ok && node.heal(&report, context.monitor())? > 0 {
+            // Twice: which chunks are damaged can be told only where the manifest is not.
+            for _ in 0..2 {
+                if report.ok || node.heal(&report, context.monitor())? == 0 {
+                    break;
+                }
                 report = self.verify(context)?;
             }
         }
