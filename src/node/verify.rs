@@ -1,6 +1,6 @@
 //! Verify: every chunk re-read, decoded and re-hashed; what does not match is named by version, file, tensor and offset.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -20,7 +20,11 @@ use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::node::version::Version;
 use crate::refs::Entity;
-use crate::store::Entry;
+use crate::store::pack::PackId;
+use crate::store::{Entry, LiveSet, RecordKind};
+
+/// Chunks that no version reaches which are listed at a time.
+const REST_CHUNKS: usize = 1 << 20;
 
 impl Store {
     /// Re-reads and re-hashes every chunk of one version.
@@ -36,13 +40,17 @@ impl Store {
         for damage in &mut damaged {
             (damage.key, damage.version) = (Some(wanted.key.clone()), Some(number));
         }
-        let version =
-            manifest.map(|manifest| Version { store: self.clone(), key: wanted.key.clone(), number, entry, manifest });
-        let versions: Vec<Version> = version.into_iter().collect();
-        self.verify_versions(versions, Vec::new(), damaged, started, monitor)
+        let mut check = Check::new(self, monitor);
+        if let Some(manifest) = manifest {
+            monitor.begin("verify", manifest.bytes());
+            let version = Version { store: self.clone(), key: wanted.key.clone(), number, entry, manifest };
+            check.version(&version, &mut damaged)?;
+            monitor.finish();
+        }
+        Ok(check.report(damaged, started))
     }
 
-    /// Checks the settings, the index, every record of every pack, every manifest and every chunk of every version.
+    /// Checks the settings, the index, every record of every pack, every manifest and every chunk, whatever it is kept for.
     pub fn verify_all(&self, monitor: &Monitor) -> Result<VerifyReport> {
         let started = Instant::now();
         let mut damaged = Vec::new();
@@ -59,27 +67,30 @@ impl Store {
         }
         let packs = self.inner.chunks.check_packs(monitor)?;
         damaged.extend(packs.places.iter().map(|(place, why)| Damage::new("pack", format!("{place}: {why}"))));
-        // What no version reaches, or none that can be read, is read too: a put would rely on it.
-        let (suspects, manifests) = self.inner.chunks.held_in(&packs.packs)?;
+        let (chunks, manifests) = self.inner.chunks.totals_in(&packs.packs)?;
         for manifest in &manifests {
             self.manifest_or_damage(manifest, &mut Vec::new())?;
         }
         if !self.inner.chunks.is_read_only() {
             damaged.extend(self.inner.chunks.mend_refs()?.iter().map(Damage::of_ref));
         }
-        let mut versions = Vec::new();
+        monitor.begin("verify", chunks);
+        let mut check = Check::new(self, monitor);
         for (key, refs) in self.inner.chunks.all_refs("")? {
             for (number, entry) in refs.versions {
                 let known = damaged.len();
                 if let Some(manifest) = self.manifest_or_damage(&entry.manifest, &mut damaged)? {
-                    versions.push(Version { store: self.clone(), key: key.clone(), number, entry, manifest });
+                    let version = Version { store: self.clone(), key: key.clone(), number, entry, manifest };
+                    check.version(&version, &mut damaged)?;
                 }
                 for damage in damaged.iter_mut().skip(known) {
                     (damage.key, damage.version) = (Some(key.clone()), Some(number));
                 }
             }
         }
-        self.verify_versions(versions, suspects, damaged, started, monitor)
+        check.rest(&packs.packs, &mut damaged)?;
+        monitor.finish();
+        Ok(check.report(damaged, started))
     }
 
     fn manifest_or_damage(&self, hash: &Hash, damaged: &mut Vec<Damage>) -> Result<Option<Manifest>> {
@@ -91,69 +102,6 @@ impl Store {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Reads each chunk of `versions`, and `suspects` besides, once, by several threads, and names every place that a damaged one has.
-    fn verify_versions(
-        &self,
-        versions: Vec<Version>,
-        suspects: Vec<ChunkRef>,
-        mut damaged: Vec<Damage>,
-        started: Instant,
-        monitor: &Monitor,
-    ) -> Result<VerifyReport> {
-        let mut seen = HashSet::new();
-        let all = versions.iter().flat_map(|version| &version.manifest.chunks).chain(&suspects);
-        let chunks: Vec<ChunkRef> = all.filter(|chunk| seen.insert(chunk.hash)).copied().collect();
-        drop(seen);
-        let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        monitor.begin("verify", bytes);
-        let bad = self.bad_chunks(&chunks, monitor)?;
-        monitor.finish();
-        for version in &versions {
-            damaged.extend(damages_of(version, &bad));
-        }
-        Ok(VerifyReport {
-            ok: damaged.is_empty(),
-            versions: versions.len() as u64,
-            chunks: chunks.len() as u64,
-            bytes,
-            seconds: started.elapsed().as_secs_f64(),
-            damaged,
-        })
-    }
-
-    fn bad_chunks(&self, chunks: &[ChunkRef], monitor: &Monitor) -> Result<HashMap<Hash, String>> {
-        let next = AtomicUsize::new(0);
-        let bad = Mutex::new(HashMap::new());
-        let work = || -> Result<()> {
-            let mut reader = self.inner.chunks.reader();
-            let mut plain = Vec::new();
-            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                monitor.check()?;
-                plain.resize(chunk.len as usize, 0);
-                match reader.read(&chunk.hash, &mut plain) {
-                    Ok(()) => {}
-                    Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
-                        bad.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert(chunk.hash, (reader.culprit(), error.to_string()));
-                    }
-                    Err(error) => return Err(error),
-                }
-                monitor.advance(chunk.len.into());
-            }
-            Ok(())
-        };
-        let work = || work().inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed));
-        in_parallel(self.threads().get(), work)?;
-        let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Where a base is damaged, its deltas are not: once it is stored again, they can be read.
-        let lost: HashMap<Hash, Entry> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
-        if !self.inner.chunks.is_read_only() {
-            self.inner.chunks.forget_damaged(lost)?;
-        }
-        Ok(bad.into_iter().map(|(hash, (_, why))| (hash, why)).collect())
     }
 
     /// Compares a version with the file or directory at `path`, which is only read. The store's own chunks are not.
@@ -191,6 +139,106 @@ impl Store {
             seconds: started.elapsed().as_secs_f64(),
             damaged,
         })
+    }
+}
+
+/// A verification of chunks, each of which is read once.
+struct Check<'a> {
+    store: &'a Store,
+    monitor: &'a Monitor,
+    seen: LiveSet,
+    /// Why each damaged chunk is.
+    bad: HashMap<Hash, String>,
+    versions: u64,
+    chunks: u64,
+    bytes: u64,
+}
+
+impl<'a> Check<'a> {
+    fn new(store: &'a Store, monitor: &'a Monitor) -> Check<'a> {
+        let (seen, bad) = (LiveSet::default(), HashMap::new());
+        Check { store, monitor, seen, bad, versions: 0, chunks: 0, bytes: 0 }
+    }
+
+    /// Reads the chunks of `version` that no version before it has, and names every place that a damaged one has.
+    fn version(&mut self, version: &Version, damaged: &mut Vec<Damage>) -> Result<()> {
+        self.versions += 1;
+        let chunks = version.manifest.chunks.iter();
+        let new: Vec<ChunkRef> = chunks.filter(|chunk| self.seen.insert(&chunk.hash)).copied().collect();
+        self.read(&new)?;
+        damaged.extend(damages_of(version, &self.bad));
+        Ok(())
+    }
+
+    /// Reads what no version reaches, or none that can be read: it may be kept for others, and a put would rely on it. Of those, what lies
+    /// in one of the `packs` that are known to be damaged is named with it.
+    fn rest(&mut self, packs: &BTreeSet<PackId>, damaged: &mut Vec<Damage>) -> Result<()> {
+        loop {
+            let mut rest = Vec::new();
+            self.store.inner.chunks.for_each_entry(|hash, entry| {
+                if entry.kind == RecordKind::Chunk && rest.len() < REST_CHUNKS && self.seen.insert(&hash) {
+                    rest.push((ChunkRef { hash, len: entry.plain_len }, packs.contains(&entry.position.pack)));
+                }
+            })?;
+            let chunks: Vec<ChunkRef> = rest.iter().map(|(chunk, _)| *chunk).collect();
+            self.read(&chunks)?;
+            for (chunk, _) in rest.iter().filter(|(_, known)| !known) {
+                if let Some(why) = self.bad.get(&chunk.hash) {
+                    damaged.push(Damage { chunk: Some(chunk.hash), ..Damage::new("chunk", why.clone()) });
+                }
+            }
+            if chunks.len() < REST_CHUNKS {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads each of `chunks`, by several threads. What is damaged counts as not stored from then on.
+    fn read(&mut self, chunks: &[ChunkRef]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let bad = Mutex::new(HashMap::new());
+        let work = || -> Result<()> {
+            let mut reader = self.store.inner.chunks.reader();
+            let mut plain = Vec::new();
+            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.monitor.check()?;
+                plain.resize(chunk.len as usize, 0);
+                match reader.read(&chunk.hash, &mut plain) {
+                    Ok(()) => {}
+                    Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                        bad.lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(chunk.hash, (reader.culprit(), error.to_string()));
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.monitor.advance(chunk.len.into());
+            }
+            Ok(())
+        };
+        let work = || work().inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed));
+        in_parallel(self.store.threads().get().min(chunks.len()), work)?;
+        let bad = bad.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Where a base is damaged, its deltas are not: once it is stored again, they can be read.
+        let lost: HashMap<Hash, Entry> = bad.values().filter_map(|(culprit, _)| *culprit).collect();
+        if !self.store.inner.chunks.is_read_only() {
+            self.store.inner.chunks.forget_damaged(lost)?;
+        }
+        self.bad.extend(bad.into_iter().map(|(hash, (_, why))| (hash, why)));
+        self.chunks += chunks.len() as u64;
+        self.bytes += chunks.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+        Ok(())
+    }
+
+    fn report(self, damaged: Vec<Damage>, started: Instant) -> VerifyReport {
+        VerifyReport {
+            ok: damaged.is_empty(),
+            versions: self.versions,
+            chunks: self.chunks,
+            bytes: self.bytes,
+            seconds: started.elapsed().as_secs_f64(),
+            damaged,
+        }
     }
 }
 

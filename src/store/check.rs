@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::backend::ObjectReader;
-use crate::chunk::ChunkRef;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::monitor::Monitor;
@@ -81,18 +80,15 @@ impl ChunkStore {
         Ok(found)
     }
 
-    /// The chunks, and the manifests, that are said to lie in these packs.
-    pub fn held_in(&self, packs: &BTreeSet<PackId>) -> Result<(Vec<ChunkRef>, Vec<Hash>)> {
-        let (mut chunks, mut manifests) = (Vec::new(), Vec::new());
-        if packs.is_empty() {
-            return Ok((chunks, manifests));
-        }
+    /// The plain bytes of all chunks, and the manifests that are said to lie in these packs.
+    pub fn totals_in(&self, packs: &BTreeSet<PackId>) -> Result<(u64, Vec<Hash>)> {
+        let (mut bytes, mut manifests) = (0, Vec::new());
         self.for_each_entry(|hash, entry| match entry.kind {
-            _ if !packs.contains(&entry.position.pack) => {}
-            RecordKind::Chunk => chunks.push(ChunkRef { hash, len: entry.plain_len }),
-            _ => manifests.push(hash),
+            RecordKind::Chunk => bytes += u64::from(entry.plain_len),
+            _ if packs.contains(&entry.position.pack) => manifests.push(hash),
+            _ => {}
         })?;
-        Ok((chunks, manifests))
+        Ok((bytes, manifests))
     }
 
     /// Drops the index entries of chunks or manifests that were found damaged, so that the next put of the same bytes stores them anew.

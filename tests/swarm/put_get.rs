@@ -100,6 +100,8 @@ fn what_is_damaged_at_a_holder_is_brought_back_by_the_others() {
     let holder = swarm.nodes[1].store();
     let served = || chunks.iter().filter(|chunk| holder.parcel(chunk, &[]).unwrap().is_some()).count();
     eventually("the holder has all of it", || served() == chunks.len());
+    let whole = holder.verify_all(&Monitor::none()).unwrap();
+    assert!(whole.ok && whole.chunks >= chunks.len() as u64, "what is kept for others is looked at too: {whole:?}");
     let pack = swarm.store(1).join("packs").join("p-00000001.pack");
     let mut packed = std::fs::read(&pack).unwrap();
     packed[1 << 20..][..400_000].iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);

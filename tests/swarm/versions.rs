@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use caskad::{Error, GetOptions, Monitor, Payload, Progress, PutOptions};
+use caskad::{Error, GetOptions, Monitor, Payload, Progress, PutOptions, StatReport};
 
 use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
 
@@ -76,6 +76,11 @@ impl Progress for Stop {
     }
 }
 
+/// Bytes of all chunks as they are stored.
+fn stored_bytes(stat: &StatReport) -> u64 {
+    stat.codecs.values().map(|used| used.stored_bytes).sum()
+}
+
 #[test]
 fn an_interrupted_get_fetches_no_verified_chunk_again() {
     let swarm = Swarm::start(5, quick());
@@ -84,14 +89,16 @@ fn an_interrupted_get_fetches_no_verified_chunk_again() {
     swarm.put(0, "m", bytes.clone());
     let name = swarm.name(0, "m");
     let reader = swarm.nodes.iter().skip(1).min_by_key(|node| node.store().stat().unwrap().chunks).unwrap();
-    let before = reader.store().stat().unwrap().chunks;
+    let before = reader.store().stat().unwrap();
     let stopper = Arc::new(Stopper { monitor: std::sync::OnceLock::new(), left: AtomicU64::new(3 << 20) });
     let monitor = Monitor::new(Stop(Arc::clone(&stopper)));
     stopper.monitor.set(monitor.clone()).unwrap();
     let out = swarm.dir.path().join("out");
     let stopped = reader.get(&name, &out, &GetOptions::default(), &monitor);
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
-    let came = reader.store().stat().unwrap().chunks - before;
+    let now = reader.store().stat().unwrap();
+    let came = now.chunks - before.chunks;
+    let came_bytes = stored_bytes(&now) - stored_bytes(&before);
     assert!(came > 0, "what came is kept");
     let report = reader.get(&name, &out, &GetOptions::default(), &none).unwrap();
     assert!(restored(&out) == bytes);
@@ -99,6 +106,9 @@ fn an_interrupted_get_fetches_no_verified_chunk_again() {
     let chunks = version.manifest().chunks.len() as u64;
     // The manifest and the catalogue came the first time.
     assert!(report.from_peers <= chunks + 2 - came, "{} of {chunks} after {came}", report.from_peers);
+    // Beside chunks there are their headers, and questions and their answers.
+    let most = bytes.len() as u64 - came_bytes + (256 << 10);
+    assert!(report.received_bytes <= most, "{} bytes after {came_bytes}", report.received_bytes);
 }
 
 #[test]
