@@ -74,6 +74,12 @@ impl Faults {
         self.state.lock().unwrap().then = None;
     }
 
+    /// Loses what is stored at `path`.
+    pub(crate) fn lose(&self, path: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { self.operator.delete(path).await.unwrap() });
+    }
+
     /// The paths of all that is stored.
     pub(crate) fn paths(&self) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -14,7 +14,7 @@ use crate::stores::{Model, Op, apply, assert_sound, noise, options, read};
 /// Small enough that the scenario fills several packs.
 const PACK_BYTES: u64 = 64 << 10;
 
-fn open(faults: &Faults) -> Result<Store, Error> {
+pub(crate) fn open(faults: &Faults) -> Result<Store, Error> {
     let (timeout, pause) = (Duration::from_millis(200), Duration::from_millis(5));
     let settings = ObjectOptions { timeout, pause, ..ObjectOptions::default() };
     let backend = ObjectBackend::open(faults.operator(), settings)?;

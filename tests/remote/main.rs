@@ -5,6 +5,7 @@
 
 mod fault;
 mod faults;
+mod losses;
 mod owners;
 #[cfg(feature = "test-servers")]
 mod processes;

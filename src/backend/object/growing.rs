@@ -174,7 +174,7 @@ impl Object {
         self.changed.notify_all();
     }
 
-    /// Up to `buffer.len()` bytes from `offset` on; 0 only at the end.
+    /// Up to `buffer.len()` bytes from `offset` on; 0 only at the end. What was lost of a part reads as zeros.
     fn read_some(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.lock();
         let part = match state.parts.partition_point(|part| part.offset <= offset).checked_sub(1) {
@@ -196,19 +196,16 @@ impl Object {
         }
         let read = self.read_block(&part, within, wanted);
         let read = read.map(|(block, from)| copy(block.get(from..).unwrap_or_default(), buffer));
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let place = self.shared.describe(&self.name);
-                tracing::warn!("{}: the part from byte {} on is gone", place.display(), part.offset);
-                Ok(0)
-            }
-            Ok(0) => {
-                let place = self.shared.describe(&self.name);
-                tracing::warn!("{}: the part from byte {} on is shorter than it was", place.display(), part.offset);
-                Ok(0)
-            }
-            read => read,
-        }
+        let lost = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "is gone",
+            Ok(0) => "is shorter than it was",
+            read => return read,
+        };
+        let place = self.shared.describe(&self.name);
+        tracing::warn!("{}: the part from byte {} on {lost}", place.display(), part.offset);
+        // No checksum matches these, and what lies behind is still where the catalogue says.
+        buffer.fill(0);
+        Ok(buffer.len())
     }
 
     /// The block of `part` that has its byte `within`, and where in the block that is; of the `wanted` bytes there, as many blocks as

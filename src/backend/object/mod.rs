@@ -21,7 +21,7 @@
 //!
 //! Reads go through a cache of 1 MiB blocks, 64 MiB in all. Where they follow each other, the next 8 MiB are on their way meanwhile, 40 MiB
 //! at most for all reads together. A part that is gone reads
-//! as the object's end: the records that it held are reported as damaged, and those behind it are still found.
+//! as zeros: the records that it held are reported as damaged, and those behind it are still found.
 
 mod ahead;
 mod blocks;
