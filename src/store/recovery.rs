@@ -170,8 +170,13 @@ fn replay_tail(
     let mut last = None;
     let newest = packs.last_key_value().map(|(&id, _)| id);
     let behind: Vec<(PackId, u64)> = packs.range(covered.end.pack..).map(|(&id, &len)| (id, len)).collect();
+    let from = |pack| if pack == covered.end.pack { u64::from(covered.end.offset) } else { 0 };
+    if let Some(&(pack, len)) = behind.last().filter(|&&(pack, len)| len > from(pack)) {
+        // What is taken in is durable before the index relies on it, and a long tail goes there piece by piece.
+        cut(backend, pack, len)?;
+    }
     for (pack, len) in behind {
-        let from = if pack == covered.end.pack { u64::from(covered.end.offset) } else { 0 };
+        let from = from(pack);
         let found = replay_pack(backend, pack, from..len, newest == Some(pack), &mut replay)?;
         last = found.appendable.then_some((pack, found.end));
         if newest != Some(pack) {
@@ -182,6 +187,8 @@ fn replay_tail(
             delete(backend, &mut packs, pack)?;
         } else if found.appendable && found.end < len {
             tracing::info!("{}: {} bytes of an interrupted put are cut", pack_name(pack), len - found.end);
+            // Gone, durably, before the index says that the log ends there.
+            cut(backend, pack, found.end)?;
             packs.insert(pack, found.end);
         }
     }
@@ -191,10 +198,6 @@ fn replay_tail(
     };
     let now = Covered { end, next_seq: replay.next_seq };
     if now != covered || replay.touched {
-        // What is taken in is durable before the index relies on it.
-        if let Some((pack, end)) = last {
-            cut(backend, pack, end)?;
-        }
         replay.finish(now)?;
     }
     Ok(Tail { last, packs, covered: now })

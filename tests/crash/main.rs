@@ -10,6 +10,7 @@ mod deltas;
 mod failing;
 mod rebuild;
 mod scenario;
+mod tail;
 
 use caskad::backend::testing::{FaultDisk, Survivors};
 
