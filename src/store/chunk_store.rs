@@ -27,6 +27,7 @@ use crate::store::log::LogWriter;
 use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
 use crate::store::pack_file::FullBuffer;
 use crate::store::reencode::Dependents;
+use crate::store::returned::Outrun;
 use crate::store::shield::Shield;
 
 /// Packs that are kept open for reading.
@@ -113,6 +114,8 @@ pub(super) struct LogState {
     pub(super) next_seq: u64,
     /// Packs are gone, and the records of some refs may be gone with them.
     pub(super) refs_in_doubt: bool,
+    /// Packs came back: what of them is not in use although it lies behind what is.
+    pub(super) returned: Option<Outrun>,
     /// What the index says it covers.
     committed: Option<Covered>,
     bytes_since_checkpoint: u64,
@@ -126,6 +129,7 @@ impl LogState {
             pending_refs: Vec::new(),
             next_seq,
             refs_in_doubt: false,
+            returned: None,
             committed,
             bytes_since_checkpoint: 0,
             entries_since_checkpoint: 0,
@@ -149,7 +153,8 @@ impl ChunkStore {
         };
         let index = Index::open(place, index_options)?;
         let index_checked = index.disk_bytes()? < options.checked_index_bytes;
-        let log = super::recovery::recover(&backend, &index, &options)?;
+        let mut log = super::recovery::recover(&backend, &index, &options)?;
+        let returned = log.returned.take();
         let mend_refs = log.refs_in_doubt && !options.read_only;
         let store = ChunkStore {
             inner: Arc::new(Inner {
@@ -173,6 +178,9 @@ impl ChunkStore {
         };
         if mend_refs {
             store.mend_refs()?;
+        }
+        if let Some(outrun) = returned {
+            store.keep_in_use(outrun)?;
         }
         Ok(store)
     }

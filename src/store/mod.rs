@@ -30,6 +30,8 @@ mod reader;
 mod recovery;
 mod reencode;
 mod refs;
+mod replay;
+mod returned;
 mod rows;
 mod scan;
 mod session;

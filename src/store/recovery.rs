@@ -7,27 +7,24 @@
 //!
 //! The index also knows which packs are complete. Where one of them is missing or too short, or the growing one ends before what is
 //! covered, the index speaks of bytes that are gone, and a put would rely on them: such entries are dropped, and all packs are taken
-//! in again. The refs in the index stay: what they name is damaged, and to forget the names as well would hide that.
+//! in again. The refs in the index stay: what they name is damaged, and to forget the names as well would hide that. Packs that are
+//! there again are taken in by `returned`.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::{ObjectInfo, StorageBackend};
 use crate::error::{Error, Result};
-use crate::refs::RefRecord;
 use crate::store::chunk_store::{ChunkStoreOptions, LogState};
-use crate::store::entry::{Covered, Entry, Position, RefEntry, SealedPacks};
+use crate::store::entry::{Covered, Position, SealedPacks};
 use crate::store::index::{Index, IndexChange};
 use crate::store::log::LogWriter;
 use crate::store::pack::{
-    PACK_HEADER_BYTES, PACK_VERSION, PackHeaderError, PackId, RecordHeader, RecordKind, check_pack_header, pack_name,
-    parse_pack_name, split_base,
+    PACK_HEADER_BYTES, PACK_VERSION, PackHeaderError, PackId, check_pack_header, pack_name, parse_pack_name,
 };
-use crate::store::refs::entity_key;
+use crate::store::replay::{BATCH_ENTRIES, Replay};
+use crate::store::returned::take_in;
 use crate::store::scan::{Found, Walk, walk_pack};
-
-/// Entries that are committed to the index at a time.
-const BATCH_ENTRIES: usize = 16 << 10;
 
 /// Brings `index` up to the end of the packs, and opens that end for appending.
 pub(super) fn recover(
@@ -64,11 +61,15 @@ pub(super) fn recover(
         }
     };
     let next = next_pack(&packs, covered.end);
+    let (covered, returned) = take_in(&**backend, index, &packs, covered, &sealed, options.read_only)?;
     if options.read_only {
         return Ok(LogState::new(writer(None, next, packs, &sealed)?, covered.next_seq, Some(covered)));
     }
-    let tail = replay_tail(&**backend, index, packs, covered, next)?;
-    Ok(LogState::new(writer(tail.last, next, tail.packs, &sealed)?, tail.covered.next_seq, Some(tail.covered)))
+    let tail = replay_tail(&**backend, index, packs, (covered, sealed), next)?;
+    let writer = writer(tail.last, next, tail.packs, &tail.sealed)?;
+    let mut log = LogState::new(writer, tail.covered.next_seq, Some(tail.covered));
+    log.returned = returned;
+    Ok(log)
 }
 
 /// Makes the index hold nothing that `packs` do not: empties it, or, where pack `lost` tells that it was sound but packs are gone,
@@ -129,7 +130,7 @@ fn settle_last(backend: &dyn StorageBackend, packs: &mut SealedPacks) -> Result<
     match packs.last_key_value().map(|(&pack, &len)| (pack, len)) {
         None => Ok(()),
         Some((pack, len)) if len < PACK_HEADER_BYTES as u64 => delete(backend, packs, pack),
-        Some((pack, len)) => cut(backend, pack, len),
+        Some((pack, len)) => cut(backend, pack, len).map(drop),
     }
 }
 
@@ -139,13 +140,13 @@ fn delete(backend: &dyn StorageBackend, packs: &mut SealedPacks, pack: PackId) -
     backend.delete(&name).map_err(|error| Error::io("delete", backend.describe(&name), error))
 }
 
-/// Cuts `pack` after `end` bytes, durably, and makes those durable too.
-fn cut(backend: &dyn StorageBackend, pack: PackId, end: u64) -> Result<()> {
+/// Cuts `pack` after `end` bytes, durably, and makes those durable too. False where the backend cannot: there an object is durable
+/// once it is there.
+pub(super) fn cut(backend: &dyn StorageBackend, pack: PackId, end: u64) -> Result<bool> {
     match backend.resume(&pack_name(pack), end).and_then(|writer| writer.sync()) {
-        Err(error) if error.kind() != std::io::ErrorKind::Unsupported => {
-            Err(Error::io("continue", backend.describe(&pack_name(pack)), error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(false),
+        Err(error) => Err(Error::io("continue", backend.describe(&pack_name(pack)), error)),
+        Ok(()) => Ok(true),
     }
 }
 
@@ -155,6 +156,8 @@ struct Tail {
     last: Option<(PackId, u64)>,
     /// The packs that are left.
     packs: SealedPacks,
+    /// The packs that the index knows to be complete by now.
+    sealed: SealedPacks,
     covered: Covered,
 }
 
@@ -163,7 +166,7 @@ fn replay_tail(
     backend: &dyn StorageBackend,
     index: &Index,
     mut packs: SealedPacks,
-    covered: Covered,
+    (covered, mut sealed): (Covered, SealedPacks),
     next: PackId,
 ) -> Result<Tail> {
     let mut replay = Replay::new(index, covered.next_seq);
@@ -188,8 +191,9 @@ fn replay_tail(
         } else if found.appendable && found.end < len {
             tracing::info!("{}: {} bytes of an interrupted put are cut", pack_name(pack), len - found.end);
             // Gone, durably, before the index says that the log ends there.
-            cut(backend, pack, found.end)?;
-            packs.insert(pack, found.end);
+            if cut(backend, pack, found.end)? {
+                packs.insert(pack, found.end);
+            }
         }
     }
     let end = match last {
@@ -198,9 +202,13 @@ fn replay_tail(
     };
     let now = Covered { end, next_seq: replay.next_seq };
     if now != covered || replay.touched {
-        replay.finish(now)?;
+        sealed = packs.clone();
+        last.iter().for_each(|(growing, _)| {
+            sealed.remove(growing);
+        });
+        replay.finish(now, Some(sealed.clone()))?;
     }
-    Ok(Tail { last, packs, covered: now })
+    Ok(Tail { last, packs, sealed, covered: now })
 }
 
 /// What the replay of one pack came to.
@@ -244,22 +252,30 @@ pub(super) fn refill(backend: &dyn StorageBackend, index: &Index, next: PackId, 
     let mut replay = Replay::new(index, next_seq);
     let packs = list_packs(backend)?;
     for &(pack, len) in &packs {
-        walk(backend, pack, 0..len, |found| {
-            match found {
-                Found::Record { offset, header, payload, .. } => {
-                    replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
-                }
-                Found::Damage { offset, end, why } => {
-                    tracing::warn!("{} bytes {offset}..{end}: {why}", pack_name(pack))
-                }
-            }
-            Ok(Walk::Continue)
-        })?;
+        replay_whole(backend, pack, len, &mut replay)?;
     }
-    replay.change.packs = Some(packs.into_iter().collect());
     let covered = Covered { end: Position::start_of(next), next_seq: replay.next_seq };
-    replay.finish(covered)?;
+    replay.finish(covered, Some(packs.into_iter().collect()))?;
     Ok(covered)
+}
+
+/// Takes in all of `pack`, stepping over damage.
+pub(super) fn replay_whole(
+    backend: &dyn StorageBackend,
+    pack: PackId,
+    len: u64,
+    replay: &mut Replay<'_>,
+) -> Result<()> {
+    walk(backend, pack, 0..len, |found| {
+        match found {
+            Found::Record { offset, header, payload, .. } => {
+                replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
+            }
+            Found::Damage { offset, end, why } => tracing::warn!("{} bytes {offset}..{end}: {why}", pack_name(pack)),
+        }
+        Ok(Walk::Continue)
+    })
+    .map(drop)
 }
 
 /// Walks the records of `pack` in `range`. True if its header is sound.
@@ -286,57 +302,4 @@ fn walk(
     };
     walk_pack(&*reader, range, read_error, visit)?;
     Ok(sound)
-}
-
-/// Collects what records say and commits it to the index in batches.
-struct Replay<'i> {
-    index: &'i Index,
-    change: IndexChange,
-    next_seq: u64,
-    touched: bool,
-}
-
-impl Replay<'_> {
-    fn new(index: &Index, next_seq: u64) -> Replay<'_> {
-        Replay { index, change: IndexChange::default(), next_seq, touched: false }
-    }
-
-    fn take(&mut self, position: Position, header: &RecordHeader, payload: &[u8]) -> Result<()> {
-        self.touched = true;
-        match header.kind {
-            RecordKind::Chunk | RecordKind::Manifest => {
-                let base = split_base(header, payload).and_then(|(base, _)| base);
-                self.change.entries.push((header.hash, Entry::of(header, base, position)));
-            }
-            RecordKind::Ref | RecordKind::Removal => match RefRecord::decode(payload) {
-                Ok(record) => {
-                    self.next_seq = self.next_seq.max(record.seq.saturating_add(1));
-                    let live = header.kind == RecordKind::Ref;
-                    let entry = RefEntry { seq: record.seq, position, live, record: payload.to_vec() };
-                    self.change.refs.push((entity_key(&record.entity()), entry));
-                }
-                Err(why) => {
-                    tracing::warn!("a ref in {} at {} cannot be read: {why}", pack_name(position.pack), position.offset)
-                }
-            },
-        }
-        if self.change.entries.len() + self.change.refs.len() >= BATCH_ENTRIES {
-            self.index.apply(&dedup(std::mem::take(&mut self.change)))?;
-        }
-        Ok(())
-    }
-
-    fn finish(self, covered: Covered) -> Result<()> {
-        let mut change = dedup(self.change);
-        change.covered = Some(covered);
-        self.index.apply(&change)
-    }
-}
-
-/// Keeps the last entry of a hash that was stored twice: the log's order decides.
-fn dedup(mut change: IndexChange) -> IndexChange {
-    change.entries.sort_by_key(|(hash, entry)| (entry.kind as u8, *hash, entry.position));
-    change.entries.reverse();
-    change.entries.dedup_by_key(|(hash, entry)| (entry.kind, *hash));
-    change
 }

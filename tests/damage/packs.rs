@@ -120,6 +120,34 @@ fn putting_the_same_again_heals_what_a_lost_pack_held() {
     }
 }
 
+/// A copy of a lost pack that is put back is taken in, and no collection takes it for garbage.
+#[test]
+fn a_lost_pack_that_is_put_back_makes_the_store_whole() {
+    for fixture in Fixture::both() {
+        for pack in 0..fixture.copy().packs().len() {
+            for left in [None, Some(0), Some(30_000)] {
+                let copy = fixture.copy();
+                let path = copy.packs()[pack].clone();
+                let bytes = fs::read(&path).unwrap();
+                match left.filter(|&left| left < bytes.len() as u64) {
+                    None => fs::remove_file(&path).unwrap(),
+                    Some(left) => truncate(&path, left),
+                }
+                drop(copy.open().unwrap());
+                fs::write(&path, bytes).unwrap();
+                let context = format!("pack {pack}, of which {left:?} bytes had been left");
+                let store = copy.open().unwrap();
+                assert!(read(&store).unwrap() == fixture.model.visible(), "{context}");
+                apply(&store, &Op::Gc).unwrap();
+                assert!(read(&store).unwrap() == fixture.model.visible(), "{context}: after gc");
+                drop(store);
+                fs::remove_file(copy.index()).unwrap();
+                copy.assert_whole(&fixture.model, &format!("{context}: without the index"));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_pack_that_is_not_ours_is_left_alone() {
     let fixture = Fixture::new();
