@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,8 @@ struct Image {
     durable: Vec<u8>,
     /// The name itself may be lost: the disk stopped while it was made.
     unsure: bool,
+    /// Bytes that cannot be read.
+    worn: Option<Range<u64>>,
 }
 
 impl Image {
@@ -140,7 +143,7 @@ impl FaultDisk {
             let live = image.left(survivors);
             let left = match survivors {
                 Survivors::Written => Image { live, ..image.clone() },
-                _ => Image { durable: live.clone(), live, unsure: false },
+                _ => Image { durable: live.clone(), live, unsure: false, worn: image.worn.clone() },
             };
             Arc::new(Mutex::new(left))
         };
@@ -173,6 +176,12 @@ impl FaultDisk {
         let result = act(&mut image.live);
         image.durable = image.live.clone();
         Some(result)
+    }
+
+    /// Makes every read of the object `name` that touches the bytes `worn` fail with `EIO`; an empty range heals it.
+    pub fn wear_out(&self, name: &str, worn: Range<u64>) -> io::Result<()> {
+        lock(&*self.find(name)?).worn = Some(worn).filter(|worn| !worn.is_empty());
+        Ok(())
     }
 
     pub(crate) fn index_storage(&self) -> IndexStorage {
@@ -285,6 +294,10 @@ impl ObjectReader for FaultObject {
         let start = usize::try_from(offset).map_or(image.live.len(), |offset| offset.min(image.live.len()));
         let found = &image.live[start..];
         let n = found.len().min(buffer.len());
+        let end = (start + n) as u64;
+        if image.worn.as_ref().is_some_and(|worn| worn.start < end && offset < worn.end) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
         buffer[..n].copy_from_slice(&found[..n]);
         Ok(n)
     }
@@ -308,7 +321,7 @@ impl IndexStorage {
         Ok(())
     }
 
-    fn range(offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
+    fn range(offset: u64, len: usize) -> io::Result<Range<usize>> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let end = start.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(start..end)

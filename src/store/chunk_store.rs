@@ -294,7 +294,8 @@ impl ChunkStore {
         log.writer.seal()?;
         self.inner.index.reset()?;
         let (next, next_seq) = (log.writer.end().pack, log.next_seq);
-        let covered = super::recovery::refill(&*self.inner.backend, &self.inner.index, next, next_seq)?;
+        let (covered, packs) = super::recovery::refill(&*self.inner.backend, &self.inner.index, next, next_seq)?;
+        log.writer.note_sealed(&packs);
         log.next_seq = covered.next_seq;
         log.committed = Some(covered);
         self.inner.index_rebuilds.fetch_add(1, Ordering::Relaxed);

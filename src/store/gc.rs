@@ -30,6 +30,7 @@ use crate::store::pack::{
 };
 use crate::store::recovery::list_packs;
 use crate::store::refs::decode_ref;
+use crate::store::salvage::Salvage;
 use crate::store::scan::{Found, Walk, walk_pack};
 use crate::store::shield::{Bases, LiveSet};
 
@@ -103,6 +104,9 @@ impl ChunkStore {
             self.check_index()?;
         }
         self.checkpoint()?;
+        if sweep != Sweep::DryRun {
+            self.knows_all()?;
+        }
         let start = {
             let mut shield = lock(&self.inner.shield);
             let start = self.end();
@@ -112,6 +116,19 @@ impl ChunkStore {
         let outcome = self.mark_and_sweep(start, sweep, mark, monitor);
         lock(&self.inner.shield).end_collection();
         outcome
+    }
+
+    /// Fails if some of a pack could not be read when the index was built: it may have versions that reach what seems to be dead.
+    fn knows_all(&self) -> Result<()> {
+        let packs = list_packs(&*self.inner.backend)?;
+        let Some(pack) = lock(&self.inner.log).writer.not_whole(&packs) else { return Ok(()) };
+        Err(Error::Damaged {
+            what: "pack",
+            place: self.inner.backend.describe(&pack_name(pack)).display().to_string(),
+            why: "some of it could not be read when the index was built, so what it holds is not known and nothing was collected: \
+                  put a copy of it in its place, if need be one without what cannot be read, and open the store again"
+                .to_owned(),
+        })
     }
 
     fn mark_and_sweep(
@@ -193,7 +210,8 @@ impl ChunkStore {
         Ok(Survey { dead, victims, pack_bytes: packs.iter().map(|&(_, len)| len).sum() })
     }
 
-    /// Copies what is live in `pack` to the log's end and deletes the pack. A pack with a live record that cannot be read is kept.
+    /// Copies what is live in `pack` to the log's end and deletes the pack. A pack with a live record that is damaged is kept, and so is
+    /// one that the disk cannot read everywhere: it may be able to later.
     fn repack(&self, pack: PackId, live: &LiveSet, monitor: &Monitor) -> Result<()> {
         {
             let mut log = lock(&self.inner.log);
@@ -208,13 +226,15 @@ impl ChunkStore {
         let Some(&(_, len)) = packs.iter().find(|&&(id, _)| id == pack) else { return Ok(()) };
         let name = pack_name(pack);
         let mut change = IndexChange::default();
-        let damaged = self.move_entries(pack, len, live, &mut change, monitor)?;
-        self.move_refs(pack, oldest, &mut change)?;
+        let (damaged, whole) = self.move_entries(pack, len, live, &mut change, monitor)?;
+        // A pack that may stay keeps what its removals remove.
+        self.move_refs(pack, oldest && whole && !damaged, &mut change)?;
         lock(&self.inner.log).writer.set_sealed(pack, None);
         self.checkpoint_with(change)?;
-        if damaged && self.needs(pack)? {
+        if !whole || damaged && self.needs(pack)? {
             lock(&self.inner.log).writer.set_sealed(pack, Some(len));
-            monitor.warn(&format!("{name} is damaged and is kept: run `caskad verify --all`"));
+            let why = if whole { "is damaged" } else { "cannot be read everywhere" };
+            monitor.warn(&format!("{name} {why} and is kept: run `caskad verify --all`"));
             return self.checkpoint();
         }
         // Before, so that nothing but a read in progress keeps the bytes; and after, for a read that came in between.
@@ -225,7 +245,7 @@ impl ChunkStore {
     }
 
     /// Copies the chunks and manifests of `pack` that the index finds there, and those that are `live` and that it finds nowhere: the bytes
-    /// count, and it is only a cache. True if some bytes are no record.
+    /// count, and it is only a cache. Says whether some bytes are no record, and whether all could be read.
     fn move_entries(
         &self,
         pack: PackId,
@@ -233,12 +253,12 @@ impl ChunkStore {
         live: &LiveSet,
         change: &mut IndexChange,
         monitor: &Monitor,
-    ) -> Result<bool> {
+    ) -> Result<(bool, bool)> {
         let name = pack_name(pack);
         let read_error = |error| Error::io("read", self.inner.backend.describe(&name), error);
-        let reader = self.inner.backend.open(&name).map_err(read_error)?;
+        let reader = Salvage::new(self.inner.backend.open(&name).map_err(read_error)?);
         let mut damaged = false;
-        walk_pack(&*reader, 0..len, read_error, |found| {
+        walk_pack(&reader, 0..len, read_error, |found| {
             monitor.check()?;
             match found {
                 Found::Damage { .. } => damaged = true,
@@ -251,7 +271,7 @@ impl ChunkStore {
             }
             Ok(Walk::Continue)
         })?;
-        Ok(damaged)
+        Ok((damaged, reader.is_whole()))
     }
 
     fn move_entry(

@@ -90,6 +90,19 @@ impl LogWriter {
         self.sealed_changed = true;
     }
 
+    /// Takes over the lengths by which an index that was built anew knows the complete packs.
+    pub(super) fn note_sealed(&mut self, packs: &SealedPacks) {
+        for (id, len) in &mut self.sealed {
+            *len = packs.get(id).copied().unwrap_or(*len);
+        }
+    }
+
+    /// The first of `packs` that is longer than it is known to be: some of it could not be read.
+    pub(super) fn not_whole(&self, packs: &[(PackId, u64)]) -> Option<PackId> {
+        let longer = |&&(id, len): &&(PackId, u64)| self.sealed.get(&id).is_some_and(|&known| known < len);
+        packs.iter().find(longer).map(|&(id, _)| id)
+    }
+
     /// Where the next record will lie, as far as that is known: the end of the log.
     pub(super) fn end(&self) -> Position {
         match &self.active {

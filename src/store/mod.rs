@@ -33,6 +33,7 @@ mod refs;
 mod replay;
 mod returned;
 mod rows;
+mod salvage;
 mod scan;
 mod session;
 mod shield;

@@ -9,11 +9,15 @@
 //! covered, the index speaks of bytes that are gone, and a put would rely on them: such entries are dropped, and all packs are taken
 //! in again. The refs in the index stay: what they name is damaged, and to forget the names as well would hide that. Packs that are
 //! there again are taken in by `returned`.
+//!
+//! What a local disk cannot read is stepped over like damage, but may come back: such a pack is not cut, and is noted as one byte
+//! shorter than it is. So it is missed if it goes, `returned` looks at it again at each open, and nothing is collected until all of it
+//! is known.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{ObjectInfo, StorageBackend};
+use crate::backend::{ObjectInfo, ObjectReader, StorageBackend};
 use crate::error::{Error, Result};
 use crate::store::chunk_store::{ChunkStoreOptions, LogState};
 use crate::store::entry::{Covered, Position, SealedPacks};
@@ -24,6 +28,7 @@ use crate::store::pack::{
 };
 use crate::store::replay::{BATCH_ENTRIES, Replay};
 use crate::store::returned::take_in;
+use crate::store::salvage::Salvage;
 use crate::store::scan::{Found, Walk, walk_pack};
 
 /// Brings `index` up to the end of the packs, and opens that end for appending.
@@ -54,14 +59,14 @@ pub(super) fn recover(
                 settle_last(&**backend, &mut packs)?;
             }
             // A new store takes this way too: from now on an index that was never filled is one that was lost.
-            let covered = refill(&**backend, index, next, known.next_seq)?;
+            let (covered, packs) = refill(&**backend, index, next, known.next_seq)?;
             let mut log = LogState::new(writer(None, next, packs.clone(), &packs)?, covered.next_seq, Some(covered));
             log.refs_in_doubt = lost.is_some();
             return Ok(log);
         }
     };
     let next = next_pack(&packs, covered.end);
-    let (covered, returned) = take_in(&**backend, index, &packs, covered, &sealed, options.read_only)?;
+    let (covered, returned) = take_in(&**backend, index, &mut packs, (covered, &sealed), options.read_only)?;
     if options.read_only {
         return Ok(LogState::new(writer(None, next, packs, &sealed)?, covered.next_seq, Some(covered)));
     }
@@ -182,10 +187,11 @@ fn replay_tail(
         let from = from(pack);
         let found = replay_pack(backend, pack, from..len, newest == Some(pack), &mut replay)?;
         last = found.appendable.then_some((pack, found.end));
-        if newest != Some(pack) {
-            continue;
-        }
-        if !found.appendable && from == 0 && found.end <= PACK_HEADER_BYTES as u64 {
+        if !found.whole {
+            packs.insert(pack, not_whole(pack, len));
+        } else if newest != Some(pack) {
+            // Complete: it stays as it is.
+        } else if !found.appendable && from == 0 && found.end <= PACK_HEADER_BYTES as u64 {
             // Its creation was interrupted before anything of worth was in it.
             delete(backend, &mut packs, pack)?;
         } else if found.appendable && found.end < len {
@@ -217,6 +223,8 @@ struct Replayed {
     end: u64,
     /// Whether appending may go on there: the pack's header is sound, and so are all records before.
     appendable: bool,
+    /// Whether all of it could be read.
+    whole: bool,
 }
 
 fn replay_pack(
@@ -228,45 +236,50 @@ fn replay_pack(
 ) -> Result<Replayed> {
     let mut end = range.start.max(PACK_HEADER_BYTES as u64);
     let mut appendable = range.end >= end;
-    let header = walk(backend, pack, range, |found| match found {
+    let walked = walk(backend, pack, range, |found, whole| match found {
         Found::Record { offset, header, payload, .. } => {
             end = offset + header.record_len();
             replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
             Ok(Walk::Continue)
         }
-        Found::Damage { .. } if newest => Ok(Walk::Stop),
-        // Complete, so synced: not torn, but damaged since.
+        Found::Damage { .. } if newest && whole => Ok(Walk::Stop),
+        // Complete, so synced: not torn, but damaged since. Or it cannot be told.
         Found::Damage { offset, end, why } => {
             appendable = false;
             tracing::warn!("{} bytes {offset}..{end}: {why}", pack_name(pack));
             Ok(Walk::Continue)
         }
     })?;
-    appendable &= header && end <= u32::MAX.into();
-    Ok(Replayed { end, appendable })
+    appendable &= walked.sound && walked.whole && end <= u32::MAX.into();
+    Ok(Replayed { end, appendable, whole: walked.whole })
 }
 
-/// Fills the index from all packs, stepping over damage. It then covers all before pack `next`. Refs get numbers from `next_seq` on,
-/// or higher ones.
-pub(super) fn refill(backend: &dyn StorageBackend, index: &Index, next: PackId, next_seq: u64) -> Result<Covered> {
+/// Fills the index from all packs, stepping over damage. It then covers all before pack `next`, and knows the packs that are the answer
+/// as well. Refs get numbers from `next_seq` on, or higher ones.
+pub(super) fn refill(
+    backend: &dyn StorageBackend,
+    index: &Index,
+    next: PackId,
+    next_seq: u64,
+) -> Result<(Covered, SealedPacks)> {
     let mut replay = Replay::new(index, next_seq);
-    let packs = list_packs(backend)?;
-    for &(pack, len) in &packs {
-        replay_whole(backend, pack, len, &mut replay)?;
+    let mut packs = SealedPacks::new();
+    for (pack, len) in list_packs(backend)? {
+        packs.insert(pack, replay_whole(backend, pack, len, &mut replay)?);
     }
     let covered = Covered { end: Position::start_of(next), next_seq: replay.next_seq };
-    replay.finish(covered, Some(packs.into_iter().collect()))?;
-    Ok(covered)
+    replay.finish(covered, Some(packs.clone()))?;
+    Ok((covered, packs))
 }
 
-/// Takes in all of `pack`, stepping over damage.
+/// Takes in all of `pack`, stepping over damage. Answers with the length that it is to be known by.
 pub(super) fn replay_whole(
     backend: &dyn StorageBackend,
     pack: PackId,
     len: u64,
     replay: &mut Replay<'_>,
-) -> Result<()> {
-    walk(backend, pack, 0..len, |found| {
+) -> Result<u64> {
+    let walked = walk(backend, pack, 0..len, |found, _| {
         match found {
             Found::Record { offset, header, payload, .. } => {
                 replay.take(Position { pack, offset: offset as u32 }, &header, payload)?;
@@ -274,20 +287,37 @@ pub(super) fn replay_whole(
             Found::Damage { offset, end, why } => tracing::warn!("{} bytes {offset}..{end}: {why}", pack_name(pack)),
         }
         Ok(Walk::Continue)
-    })
-    .map(drop)
+    })?;
+    Ok(if walked.whole { len } else { not_whole(pack, len) })
 }
 
-/// Walks the records of `pack` in `range`. True if its header is sound.
+/// The length by which `pack`, of `len` bytes, is known where not all of it could be read.
+fn not_whole(pack: PackId, len: u64) -> u64 {
+    tracing::warn!(
+        "{} cannot be read everywhere: put a copy in its place; until then nothing is collected",
+        pack_name(pack)
+    );
+    len.saturating_sub(1)
+}
+
+/// What is known of a pack that was walked.
+struct Walked {
+    /// Its header is sound.
+    sound: bool,
+    /// All that was asked for could be read.
+    whole: bool,
+}
+
+/// Walks the records of `pack` in `range`; `visit` is also told whether all could be read so far.
 fn walk(
     backend: &dyn StorageBackend,
     pack: PackId,
     range: Range<u64>,
-    visit: impl FnMut(Found<'_>) -> Result<Walk>,
-) -> Result<bool> {
+    mut visit: impl FnMut(Found<'_>, bool) -> Result<Walk>,
+) -> Result<Walked> {
     let name = pack_name(pack);
     let read_error = |error| Error::io("read", backend.describe(&name), error);
-    let reader = backend.open(&name).map_err(read_error)?;
+    let reader = Salvage::new(backend.open(&name).map_err(read_error)?);
     let mut header = [0; PACK_HEADER_BYTES];
     let n = reader.read_at(0, &mut header).map_err(read_error)?;
     let sound = match check_pack_header(header.get(..n).unwrap_or_default(), pack) {
@@ -300,6 +330,6 @@ fn walk(
             false
         }
     };
-    walk_pack(&*reader, range, read_error, visit)?;
-    Ok(sound)
+    walk_pack(&reader, range, read_error, |found| visit(found, reader.is_whole()))?;
+    Ok(Walked { sound, whole: reader.is_whole() })
 }

@@ -14,6 +14,7 @@ use crate::store::chunk_store::{ChunkStore, lock};
 use crate::store::entry::RefEntry;
 use crate::store::index::{Index, IndexChange};
 use crate::store::pack::{RECORD_HEADER_BYTES, Record, RecordKind, pack_name, parse_record};
+use crate::store::salvage::is_unreadable;
 
 const VERSION: u8 = b'v';
 const LABEL: u8 = b'l';
@@ -102,7 +103,7 @@ impl ChunkStore {
             self.pack(entry.position.pack).and_then(|pack| pack.read_at(entry.position.offset.into(), &mut found));
         match read {
             Ok(n) => Ok(n == found.len() && parse_record(&found).is_ok_and(|(_, payload)| payload == entry.record)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_unreadable(&error) => Ok(false),
             Err(error) => Err(Error::io("read", self.inner.backend.describe(&name), error)),
         }
     }

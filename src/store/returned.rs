@@ -6,6 +6,8 @@
 //!
 //! An index that is built anew prefers the last record of a chunk. Where that came back, and an earlier one is in use, the one in use
 //! is copied to the log's end. Until that is durable the index does not know the pack as complete, so that the next open sees to it.
+//!
+//! A pack that the disk could not read everywhere is known to be shorter than it is, and so comes this way at each open.
 
 use crate::backend::StorageBackend;
 use crate::error::{Error, Result};
@@ -53,9 +55,8 @@ impl Gaps {
 pub(super) fn take_in(
     backend: &dyn StorageBackend,
     index: &Index,
-    packs: &SealedPacks,
-    covered: Covered,
-    sealed: &SealedPacks,
+    packs: &mut SealedPacks,
+    (covered, sealed): (Covered, &SealedPacks),
     read_only: bool,
 ) -> Result<(Covered, Option<Outrun>)> {
     let before = packs.range(..covered.end.pack);
@@ -72,7 +73,7 @@ pub(super) fn take_in(
             // Whoever put it there need not have synced it.
             cut(backend, pack, len)?;
         }
-        replay_whole(backend, pack, len, &mut replay)?;
+        packs.insert(pack, replay_whole(backend, pack, len, &mut replay)?);
     }
     let covered = Covered { next_seq: replay.next_seq, ..covered };
     replay.finish(covered, None)?;

@@ -12,3 +12,4 @@ mod fixture;
 mod index;
 mod packs;
 mod tensors;
+mod unreadable;
