@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::identity::ScopeKey;
 use crate::key::{Key, PutName, VersionRef};
 use crate::monitor::Monitor;
-use crate::node::{Look, Node, Payload, PutOptions, PutReport, Version};
+use crate::node::{Look, Node, Payload, PutOptions, PutReport, Version, Watch};
 
 /// Workers that are asked at the same time.
 const AT_ONCE: usize = 16;
 
-/// How long after a look in vain the next one follows, unless word of the contribution comes first.
+/// How long a worker is left alone after a look in vain, at least, unless word of the contribution comes first.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// How soon the deadline, or the caller's wish to stop, is noticed.
@@ -60,6 +60,7 @@ pub fn publish(
 }
 
 /// Fetches what `workers` have published of `round` of `run`, many at once, and waits for those who have not until `deadline` has passed.
+/// Those who have not published hold nobody up: they are asked in turn.
 pub fn collect(
     node: &Node,
     run: &str,
@@ -76,78 +77,23 @@ pub fn collect(
         let why = "it is named twice, and would count twice".to_owned();
         return Err(Error::Syntax { what: "worker", input: format!("@{twice}"), why });
     }
-    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..workers.len()).collect());
-    let found: Mutex<Vec<Option<Version>>> = Mutex::new((0..workers.len()).map(|_| None).collect());
-    // Ended with the deadline, whatever a fetch is at.
-    let patience = Monitor::none();
-    let ask = &|| -> Result<()> {
-        loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some((index, worker)) = next.and_then(|index| Some((index, workers.get(index)?))) else {
-                return Ok(());
-            };
-            let wanted = VersionRef::from(key.in_scope(worker));
-            let mut watch = node.watch(&wanted.key)?;
-            let mut look = Look::First;
-            let mut last = None;
-            loop {
-                monitor.check()?;
-                match node.fetch_as(&wanted, look, &patience) {
-                    Ok(version) => {
-                        if let Some(place) = found.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
-                            *place = Some(version);
-                        }
-                        break;
-                    }
-                    Err(error @ (Error::NotFound { .. } | Error::Network { .. })) if Instant::now() + AGAIN < until => {
-                        // The first record that is found may be of no use; then the others are asked as well.
-                        look = if matches!(error, Error::NotFound { what: "key", .. }) {
-                            Look::First
-                        } else {
-                            Look::Newest
-                        };
-                        last = Some(error);
-                        node.wait(&mut watch, AGAIN)?;
-                    }
-                    // Whatever a worker has published, it is the others' round as well.
-                    Err(error @ (Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled)) => {
-                        let why = if matches!(error, Error::Cancelled) { last } else { Some(error) };
-                        // Where there is none, there is nothing to be said of it.
-                        if let Some(why) = why.filter(|why| !matches!(why, Error::NotFound { what: "key", .. })) {
-                            monitor.warn(&format!("the contribution of @{worker} is not there: {why}"));
-                        }
-                        break;
-                    }
-                    // This machine's, such as a full disk.
-                    Err(error) => return Err(error),
-                }
-            }
-        }
+    let await_worker = |(place, worker): (usize, &ScopeKey)| {
+        let wanted = VersionRef::from(key.in_scope(worker));
+        let watch = node.watch(&wanted.key)?;
+        Ok(Awaited { place, wanted, watch, look: Look::First, last: None })
     };
-    std::thread::scope(|scope| {
-        // Nothing is sent: the channel ends with the last thread.
-        let (running, ended) = mpsc::channel::<()>();
-        let start = |_| {
-            let running = running.clone();
-            scope.spawn(move || {
-                let _running = running;
-                ask()
-            })
-        };
-        let threads: Vec<_> = (0..workers.len().min(AT_ONCE)).map(start).collect();
-        drop(running);
-        while ended.recv_timeout(LOOK_UP) == Err(RecvTimeoutError::Timeout) {
-            if Instant::now() >= until || monitor.check().is_err() {
-                patience.cancel();
-            }
-        }
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| {
-                Err(Error::Network { what: "collecting", why: "a worker's fetch panicked".to_owned() })
-            })
-        })
-    })?;
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let awaited = workers.iter().enumerate().map(await_worker).collect::<Result<_>>()?;
+    let collecting = Collecting {
+        node,
+        workers,
+        until,
+        awaited: Mutex::new(awaited),
+        found: Mutex::new(workers.iter().map(|_| None).collect()),
+        patience: Monitor::none(),
+        monitor,
+    };
+    collecting.run()?;
+    let found = collecting.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut collection = Collection { contributions: Vec::new(), missing: Vec::new() };
     for (worker, version) in workers.iter().zip(found) {
         match version {
@@ -156,4 +102,107 @@ pub fn collect(
         }
     }
     Ok(collection)
+}
+
+/// A round that is being collected.
+struct Collecting<'a> {
+    node: &'a Node,
+    workers: &'a [ScopeKey],
+    /// The deadline.
+    until: Instant,
+    /// Who is to be asked: next those who were asked longest ago.
+    awaited: Mutex<VecDeque<Awaited>>,
+    /// What has come of each worker.
+    found: Mutex<Vec<Option<Version>>>,
+    /// Ended with the deadline, whatever a fetch is at.
+    patience: Monitor,
+    monitor: &'a Monitor,
+}
+
+/// A worker whose contribution is not here.
+struct Awaited {
+    place: usize,
+    wanted: VersionRef,
+    watch: Watch,
+    look: Look,
+    /// What the last look failed with, if there was one.
+    last: Option<Error>,
+}
+
+impl Collecting<'_> {
+    /// Asks all of them, until each has answered or the deadline has passed.
+    fn run(&self) -> Result<()> {
+        std::thread::scope(|scope| {
+            // Nothing is sent: the channel ends with the last thread.
+            let (running, ended) = mpsc::channel::<()>();
+            let start = |_| {
+                let running = running.clone();
+                scope.spawn(move || {
+                    let _running = running;
+                    self.ask()
+                })
+            };
+            let threads: Vec<_> = (0..self.workers.len().min(AT_ONCE)).map(start).collect();
+            drop(running);
+            while ended.recv_timeout(LOOK_UP) == Err(RecvTimeoutError::Timeout) {
+                if self.is_over_in(Duration::ZERO) || self.monitor.check().is_err() {
+                    self.patience.cancel();
+                }
+            }
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().unwrap_or_else(|_| {
+                    Err(Error::Network { what: "collecting", why: "a worker's fetch panicked".to_owned() })
+                })
+            })
+        })
+    }
+
+    /// Asks one worker after another, each as often as it takes. Whoever is asked again goes to the back of the others.
+    fn ask(&self) -> Result<()> {
+        loop {
+            self.monitor.check()?;
+            let next = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(mut awaited) = next else { return Ok(()) };
+            // However many they are, all together are asked at one pace; in the end each once more, for as long as there is time.
+            if awaited.last.is_some() && !self.is_over_in(AGAIN) {
+                self.node.wait(&mut awaited.watch, AGAIN)?;
+                self.monitor.check()?;
+            }
+            match self.node.fetch_as(&awaited.wanted, awaited.look, &self.patience) {
+                Ok(version) => {
+                    let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(place) = found.get_mut(awaited.place) {
+                        *place = Some(version);
+                    }
+                }
+                Err(error @ (Error::NotFound { .. } | Error::Network { .. })) if !self.is_over_in(AGAIN) => {
+                    // The first record that is found may be of no use; then the others are asked as well.
+                    awaited.look = if is_unpublished(&error) { Look::First } else { Look::Newest };
+                    awaited.last = Some(error);
+                    self.awaited.lock().unwrap_or_else(PoisonError::into_inner).push_back(awaited);
+                }
+                // Whatever a worker has published, it is the others' round as well.
+                Err(error @ (Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled)) => {
+                    let why = if matches!(error, Error::Cancelled) { awaited.last } else { Some(error) };
+                    // Where there is none, there is nothing to be said of it.
+                    let why = why.filter(|why| !is_unpublished(why));
+                    if let (Some(why), Some(worker)) = (why, self.workers.get(awaited.place)) {
+                        self.monitor.warn(&format!("the contribution of @{worker} is not there: {why}"));
+                    }
+                }
+                // This machine's, such as a full disk.
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether the deadline will have come after `time`.
+    fn is_over_in(&self, time: Duration) -> bool {
+        Instant::now() + time >= self.until
+    }
+}
+
+/// Whether nobody knows of a contribution.
+fn is_unpublished(error: &Error) -> bool {
+    matches!(error, Error::NotFound { what: "key", .. })
 }

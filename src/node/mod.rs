@@ -55,9 +55,9 @@ pub use get::{GetOptions, Part};
 pub use leases::{Lease, LeasedChunk, Leases};
 pub use maintain::GcOptions;
 #[cfg(feature = "net")]
-pub(crate) use online::Look;
-#[cfg(feature = "net")]
 pub use online::{Health, Node, NodeOptions, PeerSummary};
+#[cfg(feature = "net")]
+pub(crate) use online::{Look, Watch};
 pub use payload::Payload;
 pub use put::{DeltaBase, PutOptions, check_media_type};
 pub use report::{

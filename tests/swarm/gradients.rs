@@ -78,6 +78,32 @@ fn a_contribution_ends_with_its_time_and_counts_once() {
     assert!(matches!(twice, Err(Error::Syntax { what: "worker", .. })));
 }
 
+#[test]
+fn those_who_do_not_publish_hold_nobody_up() {
+    let swarm = Swarm::start(3, quick());
+    let absent = (0..40).map(|_| Identity::generate().unwrap().scope());
+    let mut workers: Vec<_> = absent.collect();
+    workers.extend(swarm.nodes[1..].iter().map(|node| node.scope()));
+    let put = |node: usize, wait: u64, ttl_seconds: u64| {
+        let publisher = swarm.nodes[node].clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(wait));
+            let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(1.0)));
+            publish(&publisher, "run", 3, payload, Duration::from_secs(ttl_seconds), &Monitor::none()).unwrap();
+        })
+    };
+    // Whoever asks when the deadline is near comes too late for the first.
+    put(1, 0, 3).join().unwrap();
+    let late = put(2, 1000, 60);
+    let (deadline, started) = (Duration::from_secs(5), Instant::now());
+    let round = collect(&swarm.nodes[0], "run", 3, &workers, deadline, &Monitor::none()).unwrap();
+    let took = started.elapsed();
+    late.join().unwrap();
+    assert_eq!(round.contributions.iter().map(|one| one.worker).collect::<Vec<_>>(), workers[40..]);
+    assert_eq!(round.missing, workers[..40]);
+    assert!(took < deadline + Duration::from_secs(2), "{took:?}");
+}
+
 /// A manifest of one file that consists of `chunks`, long enough to be a chunk itself.
 fn manifest_of(name: char, chunks: Vec<ChunkRef>) -> Vec<u8> {
     let file = RegularFile {

@@ -22,6 +22,6 @@ mod tasks;
 mod upkeep;
 mod withdraw;
 
-pub(crate) use find::Look;
+pub(crate) use find::{Look, Watch};
 pub use node::{Node, NodeOptions};
 pub use overview::{Health, PeerSummary};
