@@ -69,7 +69,8 @@ pub fn collect(
     deadline: Duration,
     monitor: &Monitor,
 ) -> Result<Collection> {
-    let until = Instant::now() + deadline;
+    // One that no clock reaches never comes.
+    let until = Instant::now().checked_add(deadline);
     let key = round_key(run, round)?;
     if let Some(twice) =
         (1..workers.len()).find_map(|at| workers.get(at).filter(|worker| workers[..at].contains(worker)))
@@ -108,8 +109,8 @@ pub fn collect(
 struct Collecting<'a> {
     node: &'a Node,
     workers: &'a [ScopeKey],
-    /// The deadline.
-    until: Instant,
+    /// The deadline, if ever it comes.
+    until: Option<Instant>,
     /// Who is to be asked: next those who were asked longest ago.
     awaited: Mutex<VecDeque<Awaited>>,
     /// What has come of each worker.
@@ -198,7 +199,7 @@ impl Collecting<'_> {
 
     /// Whether the deadline will have come after `time`.
     fn is_over_in(&self, time: Duration) -> bool {
-        Instant::now() + time >= self.until
+        self.until.is_some_and(|until| Instant::now() + time >= until)
     }
 }
 

@@ -104,6 +104,16 @@ fn those_who_do_not_publish_hold_nobody_up() {
     assert!(took < deadline + Duration::from_secs(2), "{took:?}");
 }
 
+#[test]
+fn a_deadline_that_no_clock_reaches_never_comes() {
+    let swarm = Swarm::start(2, quick());
+    let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(1.0)));
+    publish(&swarm.nodes[1], "run", 4, payload, Duration::MAX, &Monitor::none()).unwrap();
+    let worker = swarm.nodes[1].scope();
+    let round = collect(&swarm.nodes[0], "run", 4, &[worker], Duration::MAX, &Monitor::none()).unwrap();
+    assert_eq!((round.contributions.len(), round.missing.len()), (1, 0));
+}
+
 /// A manifest of one file that consists of `chunks`, long enough to be a chunk itself.
 fn manifest_of(name: char, chunks: Vec<ChunkRef>) -> Vec<u8> {
     let file = RegularFile {
