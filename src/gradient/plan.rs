@@ -2,6 +2,7 @@
 //!
 //! Invariant: all contributions have the same tensors, of the same dtypes and shapes, and each lies inside its contribution.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io;
@@ -9,6 +10,7 @@ use std::io;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::error::{Error, Result};
+use crate::hash::Hash;
 use crate::limits;
 use crate::split::{Format, Segment, recognise};
 
@@ -80,35 +82,56 @@ pub fn check(contribution: &dyn Contribution) -> Result<()> {
 
 /// Those of `contributions` that cannot be folded with the others, by their places, and why: they are no safetensors files, or have other
 /// tensors, dtypes or shapes than the most that agree (of as many, than the first).
+///
+/// A header is let go of before the next one is read, and that of whoever does not fit is read once more, to say why: neither memory nor
+/// time grows with how many workers make up large ones.
 pub fn unfit(contributions: &[&dyn Contribution]) -> Vec<(usize, Error)> {
     let mut unfit: Vec<(usize, Error)> = Vec::new();
-    // Where those are that agree, and what they agree on.
-    let mut alike: Vec<(Vec<usize>, Vec<Segment>)> = Vec::new();
+    // Where those are that agree, by what they agree on.
+    let mut alike: HashMap<Hash, Vec<usize>> = HashMap::new();
     for (place, contribution) in contributions.iter().enumerate() {
         match read_header(*contribution) {
             Err(error) => unfit.push((place, error)),
-            Ok(segments) => match alike.iter_mut().find(|(_, others)| difference(others, &segments).is_none()) {
-                Some((places, _)) => places.push(place),
-                None => alike.push((vec![place], segments)),
-            },
+            Ok(segments) => alike.entry(fingerprint(segments)).or_default().push(place),
         }
     }
-    // Of as many, the last from the end is the first.
-    let most = (0..alike.len()).rev().max_by_key(|group| alike.get(*group).map(|(places, _)| places.len()));
-    let Some((_, agreed)) = most.map(|most| alike.swap_remove(most)) else { return unfit };
-    for (places, segments) in alike {
-        let why = format!("it does not match the others: {}", difference(&agreed, &segments).unwrap_or_default());
-        let named = places.into_iter().filter_map(|place| Some((place, *contributions.get(place)?)));
-        unfit.extend(named.map(|(place, contribution)| (place, refuse(contribution, why.clone()))));
-    }
+    let most = alike.iter().max_by_key(|(_, places)| (places.len(), Reverse(places.first())));
+    let Some(most) = most.map(|(most, _)| *most) else { return unfit };
+    let named = |place: usize| Some((place, *contributions.get(place)?));
+    let mut agreed = alike.remove(&most).unwrap_or_default().into_iter().filter_map(named);
+    let agreed = agreed.find_map(|(_, contribution)| read_header(contribution).ok()).unwrap_or_default();
+    let agreed: Vec<Tensor> = agreed.into_iter().map(Tensor::from).collect();
+    let others = alike.into_values().flatten().filter_map(named);
+    unfit.extend(others.map(|(place, contribution)| (place, mismatch(&agreed, contribution))));
     unfit.sort_by_key(|(place, _)| *place);
     unfit
 }
 
-/// What is different between the tensors of two contributions.
-fn difference(some: &[Segment], others: &[Segment]) -> Option<String> {
-    let tensors: Vec<Tensor> = some.iter().cloned().map(Tensor::from).collect();
-    find(&tensors, others).err()
+/// The same for contributions that can be folded together, and for no others: a hash of their tensors in the order of their names.
+fn fingerprint(mut segments: Vec<Segment>) -> Hash {
+    segments.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let mut bytes = Vec::new();
+    for Segment { name, dtype, shape, span, .. } in &segments {
+        for text in [name, dtype] {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        for number in [shape.len() as u64, span.len].iter().chain(shape) {
+            bytes.extend(number.to_le_bytes());
+        }
+    }
+    Hash::of(&bytes)
+}
+
+/// Why a contribution cannot be folded with those that have the `agreed` tensors.
+fn mismatch(agreed: &[Tensor], contribution: &dyn Contribution) -> Error {
+    match read_header(contribution).map(|segments| find(agreed, &segments).err()) {
+        Ok(difference) => {
+            let difference = difference.unwrap_or_else(|| "it changes while it is read".to_owned());
+            refuse(contribution, format!("it does not match the others: {difference}"))
+        }
+        Err(error) => error,
+    }
 }
 
 /// An error that says `why` a contribution cannot be used.
@@ -189,5 +212,60 @@ impl Serialize for Header<'_> {
             map.serialize_entry(name, &about)?;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::contribution::BytesContribution;
+    use super::*;
+
+    /// Counts the bytes that are read of it.
+    struct Counted(BytesContribution, AtomicU64);
+
+    impl Contribution for Counted {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        fn len(&self) -> u64 {
+            self.0.len()
+        }
+
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+            self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            self.0.read_at(offset, buffer)
+        }
+    }
+
+    /// A contribution with tensors of one `F32`, in this order.
+    fn of(tensors: &[String]) -> Counted {
+        let entry = |(at, name): (usize, &String)| {
+            format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[{},{}]}}", 4 * at, 4 * at + 4)
+        };
+        let header = format!("{{{}}}", tensors.iter().enumerate().map(entry).collect::<Vec<_>>().join(","));
+        let data = vec![0; 4 * tensors.len()];
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        Counted(BytesContribution::new(tensors.concat(), bytes), AtomicU64::new(0))
+    }
+
+    #[test]
+    fn the_most_that_agree_are_found_among_many_of_which_no_two_do() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
+        let strange = (0..100).map(|n| of(&[format!("strange {n}"), "w".to_owned()]));
+        let mut all: Vec<Counted> = strange.collect();
+        all.extend([&["w"][..], &["v", "w"], &["w"], &["w", "v"]].map(|tensors| of(&names(tensors))));
+        let contributions: Vec<&dyn Contribution> = all.iter().map(|one| one as &dyn Contribution).collect();
+        let found = unfit(&contributions);
+        // Two pairs agree, whatever the order of their tensors: the one that began first has it.
+        let places = |found: &[(usize, Error)]| found.iter().map(|(place, _)| *place).collect::<Vec<_>>();
+        assert_eq!(places(&found), (0..100).chain([101, 103]).collect::<Vec<_>>());
+        assert!(found[7].1.to_string().contains("it has a tensor \"strange 7\" more"), "{}", found[7].1);
+        let read = all.iter().map(|one| one.1.load(Ordering::Relaxed));
+        assert!(read.zip(&all).all(|(read, one)| read <= 2 * (one.len() + 8)), "a header is read twice at most");
+        assert_eq!(places(&unfit(&contributions[..3])), [1, 2]);
+        assert!(unfit(&[]).is_empty());
     }
 }
