@@ -9,6 +9,8 @@ pub(super) trait Element {
     type Bytes: Copy;
     /// The narrowest type that holds its values, in which they are compared.
     type Lane: Lane;
+    /// Whether it has all the digits of the sums: nothing is rounded off at the end that would hide how those were rounded.
+    const AS_WIDE_AS_SUMS: bool;
 
     /// The elements in `bytes`.
     fn elements(bytes: &[u8]) -> &[Self::Bytes];
@@ -73,6 +75,7 @@ pub(super) struct F64;
 impl Element for F64 {
     type Bytes = [u8; 8];
     type Lane = f64;
+    const AS_WIDE_AS_SUMS: bool = true;
     slices!();
 
     #[inline(always)]
@@ -92,6 +95,7 @@ pub(super) struct F32;
 impl Element for F32 {
     type Bytes = [u8; 4];
     type Lane = f32;
+    const AS_WIDE_AS_SUMS: bool = false;
     slices!();
 
     #[inline(always)]
@@ -112,6 +116,7 @@ pub(super) struct Bf16;
 impl Element for Bf16 {
     type Bytes = [u8; 2];
     type Lane = f32;
+    const AS_WIDE_AS_SUMS: bool = false;
     slices!();
 
     #[inline(always)]
@@ -134,6 +139,7 @@ pub(super) struct F16;
 impl Element for F16 {
     type Bytes = [u8; 2];
     type Lane = f32;
+    const AS_WIDE_AS_SUMS: bool = false;
     slices!();
 
     #[inline(always)]

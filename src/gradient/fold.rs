@@ -1,7 +1,8 @@
 //! [`Fold`]: the arithmetic of a rule over blocks of elements, in tiles that stay in the first-level cache.
 //!
-//! Invariant: a result is that of the rule computed in `f64`, rounded once, and finite. The loops over a tile assume finite values and sums
-//! that do not overflow; where that shows to be wrong, the coordinate is folded again by itself, with care.
+//! Invariant: a result is that of the rule computed in `f64`, rounded once, finite, and neither less than the least value that counts nor
+//! greater than the greatest. The loops over a tile assume finite values and sums that do not overflow; where that shows to be wrong, the
+//! coordinate is folded again by itself, with care.
 
 use std::ops::Range;
 
@@ -63,6 +64,11 @@ impl<'r> Fold<'r> {
             let rows = || blocks.iter().map(|block| E::elements(block).get(start..start + len).unwrap_or_default());
             let sums = &mut sums[..len];
             let clean = match &self.sorted {
+                None if E::AS_WIDE_AS_SUMS => {
+                    let clean = self.sum::<E>(rows(), sums, out);
+                    self.confine_to_rows::<E>(rows(), sums, out);
+                    clean
+                }
                 None => self.sum::<E>(rows(), sums, out),
                 Some((network, kept)) => sort_and_sum::<E>(rows(), (network, kept), &mut table, sums, out),
             };
@@ -88,6 +94,22 @@ impl<'r> Fold<'r> {
             if number == 0 { start_sums::<E>(row, *weight, sums) } else { add::<E>(row, *weight, sums) }
         }
         finish::<E>(sums, self.weights.iter().sum(), out)
+    }
+
+    /// Has `means` lie within the values that have a weight.
+    fn confine_to_rows<'e, E: Element>(
+        &self,
+        rows: impl Iterator<Item = &'e [E::Bytes]>,
+        means: &[f64],
+        out: &mut [E::Bytes],
+    ) where
+        E::Bytes: 'e,
+    {
+        let (mut least, mut most) = ([f64::INFINITY; TILE], [f64::NEG_INFINITY; TILE]);
+        for (row, _) in rows.zip(&self.weights).filter(|(_, weight)| **weight > 0.0) {
+            widen::<E>(row, &mut least, &mut most);
+        }
+        confine::<E, f64>(means, &least, &most, out);
     }
 
     /// Folds those coordinates again that have a value, or came to a result, that is not finite.
@@ -125,14 +147,13 @@ impl<'r> Fold<'r> {
             let products = values.iter().map(|(weight, value)| weight * (value * scale));
             products.reduce(|sum, product| sum + product).map(|sum| sum / total)
         };
-        match mean(1.0).filter(|_| total > 0.0)? {
-            plain if plain.is_finite() => Some(plain),
+        let rounded = match mean(1.0).filter(|_| total > 0.0)? {
+            plain if plain.is_finite() => plain,
             // Values that overflow a sum are so large that scaling costs them nothing.
-            _ => {
-                let most = f64::MAX * SCALE;
-                Some(mean(SCALE)?.clamp(-most, most) / SCALE)
-            }
-        }
+            _ => mean(SCALE)? / SCALE,
+        };
+        let counted = || values.iter().filter(|(weight, _)| *weight > 0.0).map(|(_, value)| *value);
+        Some(rounded.min(counted().reduce(f64::max)?).max(counted().reduce(f64::min)?))
     }
 }
 
@@ -171,7 +192,12 @@ where
     for (number, row) in table.chunks_exact(columns).take(kept.end).skip(kept.start).enumerate() {
         if number == 0 { start_lanes(row, sums) } else { add_lanes(row, sums) }
     }
-    finish::<E>(sums, kept.len() as f64, out) && finite
+    let clean = finish::<E>(sums, kept.len() as f64, out) && finite;
+    let row = |number: usize| table.chunks_exact(columns).nth(number);
+    if let (true, Some(least), Some(most)) = (E::AS_WIDE_AS_SUMS, row(kept.start), row(kept.end - 1)) {
+        confine::<E, E::Lane>(sums, least, most, out);
+    }
+    clean
 }
 
 #[multiversion(targets("x86_64+avx2+bmi1+bmi2"))]
@@ -212,6 +238,26 @@ fn add_lanes<L: Lane>(row: &[L], sums: &mut [f64]) {
     }
 }
 
+/// Has `least` and `most` be those of the values of a row as well.
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2"))]
+fn widen<E: Element>(row: &[E::Bytes], least: &mut [f64], most: &mut [f64]) {
+    for ((least, most), bytes) in least.iter_mut().zip(most).zip(row) {
+        let value = E::decode(*bytes).wide();
+        *least = if value < *least { value } else { *least };
+        *most = if value > *most { value } else { *most };
+    }
+}
+
+/// Encodes means that rounding has carried past the least or the greatest of their values as what they were carried past.
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2"))]
+fn confine<E: Element, L: Lane>(means: &[f64], least: &[L], most: &[L], out: &mut [E::Bytes]) {
+    for (((mean, least), most), out) in means.iter().zip(least).zip(most).zip(out) {
+        let (least, most) = (least.wide(), most.wide());
+        let mean = if *mean < least { least } else { *mean };
+        *out = E::encode(if mean > most { most } else { mean });
+    }
+}
+
 /// Divides the sums, which become means, and encodes them. Says whether all are finite.
 #[multiversion(targets("x86_64+avx2+bmi1+bmi2"))]
 fn finish<E: Element>(sums: &mut [f64], divisor: f64, out: &mut [E::Bytes]) -> bool {
@@ -249,6 +295,41 @@ mod tests {
         assert_eq!(fold(&Rule::Median, NonFinite::Refuse, &rows[..2]), Ok((vec![f64::MAX, 0.0, 1.5], 0)));
         let four = [rows[0]; 4];
         assert_eq!(fold(&Rule::Median, NonFinite::Refuse, &four), Ok((rows[0].to_vec(), 0)));
+    }
+
+    #[test]
+    fn no_mean_lies_outside_its_values() {
+        let tiny = 5e-324;
+        let columns =
+            [[0.1, 0.1, 0.1], [-0.1, -0.1, -0.1], [0.3, 0.3, 0.3_f64.next_up()], [tiny, tiny, tiny], [-0.0; 3]];
+        let rows = [0, 1, 2].map(|row| columns.map(|column| column[row]));
+        let four = [0, 1, 2, 0].map(|row| &rows[row][..]);
+        let five = [0, 1, 2, 0, 1].map(|row| &rows[row][..]);
+        // One that has no weight is no value.
+        let far = [1e9, 1e9, 1e9, 1e9, -0.0];
+        for (rule, rows) in [
+            (Rule::Mean, &four[..3]),
+            (Rule::Weighted(vec![0.1, 0.1, 0.1]), &four[..3]),
+            (Rule::Weighted(vec![0.3, 0.0, 0.2, 0.7]), &[&rows[0][..], &far, &rows[1], &rows[2]][..]),
+            (Rule::TrimmedMean { fraction: 0.2 }, &five[..]),
+            (Rule::Median, &four[..]),
+        ] {
+            let (means, _) = fold(&rule, NonFinite::Refuse, rows).unwrap();
+            // By itself, with a value in front that is left out.
+            let mut spoilt = rows.to_vec();
+            spoilt.push(&[f64::NAN; 5]);
+            let careful = match &rule {
+                Rule::Weighted(weights) => &Rule::Weighted([&weights[..], &[1.0]].concat()),
+                rule => rule,
+            };
+            let (mended, _) = fold(careful, NonFinite::Drop, &spoilt).unwrap();
+            for (column, values) in columns.iter().enumerate() {
+                let bounds = values[0].min(values[2])..=values[0].max(values[2]);
+                assert!(bounds.contains(&means[column]), "{rule}: {:e} of {values:?}", means[column]);
+                assert!(bounds.contains(&mended[column]), "{rule}: {:e} of {values:?}, mended", mended[column]);
+            }
+            assert!(means[4].is_sign_negative() && mended[4].is_sign_negative(), "{rule}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@
 //! # Numbers
 //! `F64`, `F32`, `F16` and `BF16` are folded, in `f64`, and rounded once, to the nearest number of the tensor's own type, ties to even. No
 //! result overflows: a mean lies between the least and the greatest of its values, so where `f64` itself would overflow on the way,
-//! the sum is taken of scaled values, and what rounding would carry past the greatest finite number becomes that number. Tensors of
+//! the sum is taken of scaled values, and what rounding would carry past the least or the greatest becomes that one. Tensors of
 //! any other type (counters, masks, quantised blocks) have no mean: they must be the same in all contributions, and are copied.
 //!
 //! A value that is not finite refuses the aggregation, unless [`NonFinite::Drop`] leaves it out of its coordinate.
