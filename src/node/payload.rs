@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::ops::Bound;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -93,7 +94,7 @@ pub(super) fn find_items(paths: &[PathBuf], store: Option<&Path>) -> Result<Item
     for path in paths {
         let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
         let name = file_name(path)?;
-        if walk.by_path.keys().any(|there| there == &name || there.starts_with(&format!("{name}/"))) {
+        if walk.has(&name) {
             return Err(input(
                 path,
                 &format!("another path is called {name:?} too; put their common directory, or rename one"),
@@ -114,6 +115,14 @@ struct FindItems {
 }
 
 impl FindItems {
+    /// Whether something is stored as `name`, or below it.
+    fn has(&self, name: &str) -> bool {
+        let below = format!("{name}/");
+        // The paths below it come one after another, though not right behind the name itself: `a-b` lies between `a` and `a/b`.
+        let first = self.by_path.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+        self.by_path.contains_key(name) || first.is_some_and(|(path, _)| path.starts_with(&below))
+    }
+
     fn directory(&mut self, source: &Path, path: &str, depth: usize) -> Result<()> {
         if depth > limits::DIRECTORY_DEPTH {
             let (found, limit) = (depth as u64, limits::DIRECTORY_DEPTH as u64);
@@ -210,5 +219,20 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         std::io::ErrorKind::NotFound => input(path, "there is no such file or directory"),
         std::io::ErrorKind::PermissionDenied => input(path, "permission denied; run as a user who may read it"),
         _ => Error::io("read", path, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_by_itself_and_by_what_lies_below_it() {
+        let item = |path: &str| (path.to_owned(), Item::Directory);
+        let by_path = ["a-b", "a/b", "a0", "d", "d-", "e-", "ee"].map(item).into();
+        let found = FindItems { by_path, store: None };
+        for (name, taken) in [("a", true), ("a-b", true), ("d", true), ("e", false), ("a-", false), ("f", false)] {
+            assert_eq!(found.has(name), taken, "{name}");
+        }
     }
 }
