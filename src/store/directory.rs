@@ -51,8 +51,9 @@ impl StoreDirectory {
             Ok(found) if !found.is_dir() => return Err(not_a_store(path, "it is not a directory")),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                let parents = parents_of_missing(path);
                 fs::create_dir_all(path).map_err(|error| Error::io("create", path, error))?;
-                if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                for parent in parents {
                     sync_directory(parent).map_err(|error| Error::io("sync", parent, error))?;
                 }
             }
@@ -194,6 +195,15 @@ fn replace_file(store: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     written.map_err(|error| Error::io("write", path, error))
 }
 
+/// The directories that get an entry when the one at `path` is created with all those above it. A name in one that was not synced may be
+/// gone after a power failure, and all below it.
+fn parents_of_missing(path: &Path) -> Vec<&Path> {
+    let named = path.ancestors().take_while(|above| !above.as_os_str().is_empty());
+    let missing = named.take_while(|above| !above.exists());
+    let parents = missing.filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).collect()
+}
+
 /// Whether there is something at `path`. That it must not be seen is no answer.
 fn is_there(path: &Path) -> Result<bool> {
     match path.try_exists() {
@@ -281,4 +291,22 @@ fn take_lock(mut file: File, store: &Path, exclusive: bool) -> Result<File> {
         written.map_err(|error| Error::io("write", store.join("LOCK"), error))?;
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_that_gets_an_entry_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("one/two"));
+        assert_eq!(parents_of_missing(&two.join("three")), [two.as_path(), &one, dir.path()]);
+        fs::create_dir(&one).unwrap();
+        assert_eq!(parents_of_missing(&two), [one.as_path()]);
+        assert_eq!(parents_of_missing(&one), [] as [&Path; 0]);
+        let relative = Path::new("no-such-directory/store");
+        assert_eq!(parents_of_missing(relative), [Path::new("no-such-directory"), Path::new(".")]);
+        drop(StoreDirectory::open(&two.join("three"), true).unwrap());
+    }
 }
