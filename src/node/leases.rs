@@ -69,7 +69,10 @@ pub struct Leases {
 struct Asked {
     terms: LeaseTerms,
     chunks: Vec<LeasedChunk>,
-    granted: OnceLock<Lease>,
+    /// It is to be extended, and not to begin.
+    renews: bool,
+    /// What came of it: no lease where there was none to renew.
+    granted: OnceLock<Option<Lease>>,
 }
 
 impl Leases {
@@ -117,13 +120,25 @@ impl Leases {
     ///
     /// Those who come while another's lease is made durable wait, and the first of them has all of theirs made durable at once.
     pub fn grant(&self, terms: LeaseTerms, chunks: &[LeasedChunk]) -> Result<Lease> {
-        if chunks.is_empty()
-            && let Some(lease) = self.lease(&terms.manifest, &terms.owner)
-            && lease.terms.expires_unix_ms >= terms.expires_unix_ms
-        {
-            return Ok(lease);
+        let granted = self.ask(terms, chunks, false)?;
+        granted.ok_or_else(|| Error::WriteFailed { why: "a lease was asked for and not granted".to_owned() })
+    }
+
+    /// Extends a lease; `None` if there is none.
+    pub fn renew(&self, terms: LeaseTerms) -> Result<Option<Lease>> {
+        self.ask(terms, &[], true)
+    }
+
+    fn ask(&self, terms: LeaseTerms, chunks: &[LeasedChunk], renews: bool) -> Result<Option<Lease>> {
+        if chunks.is_empty() {
+            match self.lease(&terms.manifest, &terms.owner) {
+                Some(lease) if lease.terms.expires_unix_ms >= terms.expires_unix_ms => return Ok(Some(lease)),
+                None if renews => return Ok(None),
+                // It may end before the rows change: that counts which is there by then.
+                _ => {}
+            }
         }
-        let asked = Arc::new(Asked { terms, chunks: chunks.to_vec(), granted: OnceLock::new() });
+        let asked = Arc::new(Asked { terms, chunks: chunks.to_vec(), renews, granted: OnceLock::new() });
         self.asked().push(Arc::clone(&asked));
         let mut known = self.known();
         if let Some(granted) = asked.granted.get() {
@@ -139,11 +154,10 @@ impl Leases {
         };
         let granted = self.grant_all(&known, &all)?;
         for (asker, lease) in all.iter().zip(granted) {
-            known.insert(lease.key(), lease);
+            known.extend(lease.map(|lease| (lease.key(), lease)));
             let _ = asker.granted.set(lease);
         }
-        let own = asked.granted.get().copied();
-        own.ok_or_else(|| Error::WriteFailed { why: "a lease was asked for and not granted".to_owned() })
+        Ok(asked.granted.get().copied().flatten())
     }
 
     fn asked(&self) -> MutexGuard<'_, Vec<Arc<Asked>>> {
@@ -151,35 +165,31 @@ impl Leases {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Grants all of `asked`, in order, in one transaction.
-    fn grant_all(&self, known: &HashMap<[u8; 64], Lease>, asked: &[Arc<Asked>]) -> Result<Vec<Lease>> {
+    /// Grants all of `asked`, in order, in one transaction, but for what would renew a lease that is not there.
+    fn grant_all(&self, known: &HashMap<[u8; 64], Lease>, asked: &[Arc<Asked>]) -> Result<Vec<Option<Lease>>> {
         guarded(&self.path, || {
             let transaction = self.database.begin_write()?;
-            let mut granted: Vec<Lease> = Vec::with_capacity(asked.len());
+            let mut granted: Vec<Option<Lease>> = Vec::with_capacity(asked.len());
             {
                 let mut tables = Tables {
                     leases: transaction.open_table(LEASES)?,
                     held: transaction.open_table(HELD)?,
                     state: transaction.open_table(STATE)?,
                 };
-                for Asked { terms, chunks, .. } in asked.iter().map(|asked| &**asked) {
+                for Asked { terms, chunks, renews, .. } in asked.iter().map(|asked| &**asked) {
                     let key = lease_key(&terms.manifest, &terms.owner);
-                    let earlier = granted.iter().rev().find(|lease| lease.key() == key);
+                    let earlier = granted.iter().rev().flatten().find(|lease| lease.key() == key);
                     let before = earlier.or_else(|| known.get(&key)).copied();
-                    granted.push(grant_in(&mut tables, before, *terms, chunks)?);
+                    let refused = *renews && before.is_none();
+                    granted.push(match refused {
+                        true => None,
+                        false => Some(grant_in(&mut tables, before, *terms, chunks)?),
+                    });
                 }
             }
             transaction.commit()?;
             Ok(granted)
         })
-    }
-
-    /// Extends a lease; `None` if there is none.
-    pub fn renew(&self, terms: LeaseTerms) -> Result<Option<Lease>> {
-        if self.lease(&terms.manifest, &terms.owner).is_none() {
-            return Ok(None);
-        }
-        self.grant(terms, &[]).map(Some)
     }
 
     /// The lease on `manifest` of `owner`.
@@ -347,6 +357,8 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
     use super::*;
     use proptest::prelude::*;
 
@@ -385,6 +397,32 @@ mod tests {
         let bytes = (0..10).map(|n| u64::from(chunk(n).stored_len)).sum();
         assert!(found.iter().all(|lease| (lease.chunks, lease.bytes) == (10, bytes)));
         assert!(found.iter().all(|lease| lease.terms.expires_unix_ms % 2 == 1), "the later end counts");
+    }
+
+    #[test]
+    fn a_renewal_never_begins_a_lease_that_has_just_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tmp")).unwrap();
+        let leases = Leases::open(dir.path()).unwrap();
+        let over = AtomicBool::new(false);
+        let time = AtomicU64::new(1);
+        let renew = || {
+            while !over.load(Ordering::Relaxed) {
+                let end = time.fetch_add(1, Ordering::Relaxed);
+                let renewed = leases.renew(terms(1, 1, end)).unwrap();
+                assert!(renewed.is_none_or(|lease| lease.chunks == 1), "{renewed:?}");
+            }
+        };
+        std::thread::scope(|scope| {
+            let renewing: Vec<_> = (0..4).map(|_| scope.spawn(renew)).collect();
+            for _ in 0..200 {
+                leases.grant(terms(1, 1, 1), &[chunk(1)]).unwrap();
+                leases.release(&Hash::of(&[1]), &[1; 32]).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            renewing.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+        assert_eq!(leases.all(), []);
     }
 
     proptest! {
