@@ -16,8 +16,9 @@
 //!   decided there; elsewhere, as on Redis, the catalogue is read before it is replaced. No two writers give a part the same name.
 //! - **After a crash** the next writer deletes the waste, and the parts that the last one had written and not named.
 //!
-//! Every request is bounded in time. Those that can be repeated are, up to four times with growing pauses. A catalogue is sent again
-//! after a timeout only where the condition makes that safe: a late one must not undo a later one.
+//! Every request is bounded in time. Those that can be repeated are, up to four times with growing pauses, until 20 s have passed. One that
+//! is not answered in its time is repeated until twice that time has passed, so once where that is long. A catalogue is sent again after a
+//! timeout only where the condition makes that safe: a late one must not undo a later one.
 //!
 //! Reads go through a cache of 1 MiB blocks, 64 MiB in all. Where they follow each other, the next 8 MiB are on their way meanwhile, 40 MiB
 //! at most for all reads together. A part that is gone reads

@@ -24,8 +24,13 @@ const CATALOGUE: &str = "catalogue";
 const RETRIES: usize = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long after the first try there is another.
+/// How long after the first try there is another. Some clients try again for themselves before they give up: those have had their chance.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many timeouts after the first try there is another where the last one met its timeout. A connection that stalls, which no client
+/// notices, takes all of the first: there is a second try, on a new connection, and no third, so that a server that has fallen silent is
+/// given up after two timeouts.
+const STALLS: u32 = 2;
 
 /// Requests of one clearing up that are under way at a time.
 const AT_ONCE: usize = 16;
@@ -46,6 +51,8 @@ pub(super) struct Remote {
     bare: Operator,
     /// How long a request may take.
     timeout: Duration,
+    /// [`PATIENCE`], but in tests.
+    patience: Duration,
     /// How often it is repeated, and when.
     retries: ExponentialBuilder,
     /// `None` only while it is dropped.
@@ -98,6 +105,7 @@ impl Remote {
             operator: operator.clone().layer(timeouts),
             bare: operator,
             timeout,
+            patience: PATIENCE,
             retries: retries.with_max_delay(LONGEST_PAUSE),
             runtime: Some(runtime),
         })
@@ -112,9 +120,11 @@ impl Remote {
         T: Send + 'static,
         F: Future<Output = opendal::Result<T>> + Send + 'static,
     {
-        // Some clients try again for themselves before they give up: those have had their chance.
-        let begun = Instant::now();
-        let again = move |error: &opendal::Error| error.is_temporary() && begun.elapsed() < PATIENCE;
+        let (begun, patience) = (Instant::now(), self.patience);
+        let if_stalled = patience.max(self.timeout.saturating_mul(STALLS));
+        let again = move |error: &opendal::Error| {
+            error.is_temporary() && begun.elapsed() < if has_stalled(error) { if_stalled } else { patience }
+        };
         let repeated = request.retry(self.retries).when(again);
         let told = repeated.notify(|error: &opendal::Error, pause| {
             tracing::info!("a request is repeated in {pause:?}: {}", error.message());
@@ -401,6 +411,11 @@ impl Drop for Remote {
     }
 }
 
+/// Whether it was our timeout that ended a request, in whichever part of it.
+fn has_stalled(error: &opendal::Error) -> bool {
+    error.message().ends_with("timeout reached")
+}
+
 /// How servers that speak S3 refuse a header that they know nothing of.
 fn knows_no_conditions(error: &opendal::Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.message().contains("NotImplemented")
@@ -438,4 +453,35 @@ fn failure(error: opendal::Error) -> io::Error {
         _ => (io::ErrorKind::Other, why),
     };
     io::Error::new(kind, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use opendal::services::S3;
+
+    use super::*;
+
+    #[test]
+    fn a_request_whose_connection_stalls_is_made_once_more() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            // The first request is taken and never answered.
+            let (_stalled, (mut answered, _)) = (listener.accept(), listener.accept().unwrap());
+            let _ = answered.read(&mut [0; 4096]);
+            answered.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            let _ = answered.read(&mut [0; 4096]);
+        });
+        let builder = S3::default().bucket("bucket").endpoint(&endpoint).region("us-east-1").skip_signature();
+        let operator = Operator::new(builder.disable_config_load()).unwrap().finish();
+        let mut remote = Remote::new(operator, Duration::from_millis(500), Duration::from_millis(5)).unwrap();
+        // As short next to the timeout as it is in a store.
+        remote.patience = Duration::from_millis(100);
+        let (sender, done) = mpsc::channel();
+        remote.upload("part".to_owned(), Bytes::from_static(b"bytes"), move |outcome| drop(sender.send(outcome)));
+        done.recv().unwrap().unwrap();
+    }
 }
