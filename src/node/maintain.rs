@@ -23,19 +23,34 @@ pub struct GcOptions {
 }
 
 impl Store {
-    /// Makes `label` name the version `wanted`, and no other of its key.
+    /// Makes `label` name the version `wanted`, and no other of its key. That must be this store's own.
     pub fn tag(&self, wanted: &VersionRef, label: &Label) -> Result<RefReport> {
+        self.refuse_foreign_label(&wanted.key)?;
         self.change_version(wanted, |key, number, _| {
             Ok(vec![RefChange::Label { key: key.clone(), label: label.clone(), number }])
         })
     }
 
-    /// Takes `label` away from `key`.
+    /// Takes `label` away from `key`, which must be this store's own.
     pub fn untag(&self, key: &Key, label: &Label) -> Result<RefReport> {
+        self.refuse_foreign_label(key)?;
         let wanted = VersionRef { key: key.clone(), version: crate::key::VersionSpec::Label(label.clone()) };
         self.change_version(&wanted, |key, _, _| {
             Ok(vec![RefChange::Removal(Entity::Label { key: key.clone(), label: label.clone() })])
         })
+    }
+
+    /// Fails for another scope's key: its labels are those that its publisher gives, and the next get would bring them back.
+    fn refuse_foreign_label(&self, key: &Key) -> Result<()> {
+        match self.canonical(key)?.scope() {
+            None => Ok(()),
+            Some(_) => Err(Error::Syntax {
+                what: "key",
+                input: key.to_string(),
+                why: "only whoever has its scope's key labels its versions; `caskad pin` keeps one that is here"
+                    .to_owned(),
+            }),
+        }
     }
 
     /// Protects a version from [`remove`](Store::remove) and from its own expiry.

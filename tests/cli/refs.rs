@@ -21,6 +21,20 @@ fn labels_move_and_go() {
 }
 
 #[test]
+fn labels_of_other_scopes_are_their_publishers() {
+    let bench = Bench::new();
+    bench.put("m", b"one");
+    let own = format!("@{}/m", bench.json(&["id"])["scope"].as_str().unwrap());
+    assert_eq!(bench.ok(&["tag", &own, "best"]).text(), "m@1 labels: best\n");
+    bench.ok(&["tag", "--delete", &own, "best"]);
+    bench.ok(&["alias", "alice", &"5a".repeat(32)]);
+    for args in [&["tag", "@alice/m@1", "best"][..], &["tag", "--delete", "@alice/m", "best"]] {
+        let error = bench.fails(2, "syntax", args);
+        assert!(error["message"].as_str().unwrap().contains("whoever has its scope's key"), "{args:?}: {error}");
+    }
+}
+
+#[test]
 fn a_pinned_version_cannot_be_removed() {
     let bench = Bench::new();
     bench.put("m", b"one");

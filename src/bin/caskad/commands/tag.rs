@@ -9,7 +9,8 @@ use crate::output::joined;
 
 /// Give a version a label, or take a label away
 ///
-/// A label names one version of its key: giving it to another version moves it.
+/// A label names one version of its key: giving it to another version moves it. The keys of other scopes have the labels that their
+/// publishers give.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
