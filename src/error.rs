@@ -162,6 +162,16 @@ pub enum Error {
         why: String,
     },
 
+    /// What is not here can be asked of nobody.
+    #[error(
+        "no peer is connected, so nobody can be asked for {wanted}; `caskad peers` lists those that are known, \
+         `caskad node --join ADDR` joins one"
+    )]
+    NoPeers {
+        /// What was asked for.
+        wanted: String,
+    },
+
     /// Fewer peers than are needed keep what was put.
     #[error(
         "{name} is stored here, but too few peers keep it: {found} of {needed} for {short} of {chunks} chunks \
@@ -207,6 +217,7 @@ impl Error {
             Error::Index { .. } => "index",
             Error::Limit { .. } => "limit",
             Error::Network { .. } => "network",
+            Error::NoPeers { .. } => "no_peers",
             Error::TooFewPeers { .. } => "too_few_peers",
             Error::Cancelled => "cancelled",
         }

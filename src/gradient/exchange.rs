@@ -176,14 +176,15 @@ impl Collecting<'_> {
                         *place = Some(version);
                     }
                 }
-                Err(error @ (Error::NotFound { .. } | Error::Network { .. })) if !self.is_over_in(AGAIN) => {
+                Err(error) if may_come(&error) && !self.is_over_in(AGAIN) => {
                     // The first record that is found may be of no use; then the others are asked as well.
-                    awaited.look = if is_unpublished(&error) { Look::First } else { Look::Newest };
+                    let none = is_unpublished(&error) || matches!(error, Error::NoPeers { .. });
+                    awaited.look = if none { Look::First } else { Look::Newest };
                     awaited.last = Some(error);
                     self.awaited.lock().unwrap_or_else(PoisonError::into_inner).push_back(awaited);
                 }
                 // Whatever a worker has published, it is the others' round as well.
-                Err(error @ (Error::NotFound { .. } | Error::Network { .. } | Error::Cancelled)) => {
+                Err(error) if may_come(&error) || matches!(error, Error::Cancelled) => {
                     let why = if matches!(error, Error::Cancelled) { awaited.last } else { Some(error) };
                     // Where there is none, there is nothing to be said of it.
                     let why = why.filter(|why| !is_unpublished(why));
@@ -201,6 +202,11 @@ impl Collecting<'_> {
     fn is_over_in(&self, time: Duration) -> bool {
         self.until.is_some_and(|until| Instant::now() + time >= until)
     }
+}
+
+/// Whether what failed with this may succeed a moment later.
+fn may_come(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. } | Error::Network { .. } | Error::NoPeers { .. })
 }
 
 /// Whether nobody knows of a contribution.

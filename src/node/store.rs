@@ -329,8 +329,18 @@ impl Store {
         Err(Error::NotFound {
             what: "key",
             name: key.to_string(),
-            place: "the store".to_owned(),
+            place: self.searched("the store", key)?,
             nearest: nearest(key.as_str(), keys.keys().map(Key::as_str)),
+        })
+    }
+
+    /// The `place` where something of `key` is not, and for another scope's key how it gets there.
+    fn searched(&self, place: &str, key: &Key) -> Result<String> {
+        Ok(match self.canonical(key)?.scope() {
+            None => place.to_owned(),
+            Some(_) => {
+                format!("{place}; `caskad get` fetches what another scope has, through a running node (`caskad node`)")
+            }
         })
     }
 
@@ -342,7 +352,13 @@ impl Store {
         }
         // As in `key_refs`: is it the index that hides it?
         let refs = if self.inner.chunks.mend_index()? { self.key_refs(&wanted.key)? } else { refs };
-        find_version(&refs, wanted).ok_or_else(|| unknown_version(wanted, &refs))
+        match find_version(&refs, wanted) {
+            Some(found) => Ok(found),
+            None => {
+                let place = self.searched(&format!("key {}", wanted.key), &wanted.key)?;
+                Err(unknown_version(wanted, &refs, place))
+            }
+        }
     }
 
     /// The refs of a key as they are; none for one that has no versions.
@@ -404,7 +420,8 @@ pub(super) fn find_version(refs: &KeyRefs, wanted: &VersionRef) -> Option<(u64, 
     refs.versions.get(&number).map(|entry| (number, entry.clone()))
 }
 
-pub(super) fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {
+/// That a key, which has `refs` in `place`, has no such version there.
+pub(super) fn unknown_version(wanted: &VersionRef, refs: &KeyRefs, place: String) -> Error {
     let (what, name) = match &wanted.version {
         VersionSpec::Latest => ("version", "latest".to_owned()),
         VersionSpec::Number(number) => ("version", number.to_string()),
@@ -420,7 +437,7 @@ pub(super) fn unknown_version(wanted: &VersionRef, refs: &KeyRefs) -> Error {
         }
         _ => Vec::new(),
     };
-    Error::NotFound { what, name, place: format!("key {}", wanted.key), nearest }
+    Error::NotFound { what, name, place, nearest }
 }
 
 /// The three of `names` that are closest to `name`, if any is close at all.

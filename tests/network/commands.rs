@@ -192,6 +192,40 @@ fn identities_and_aliases() {
 }
 
 #[test]
+fn without_peers_it_is_said_that_there_are_none() {
+    let mut net = Net::start(2, &[]);
+    net.ok(0, &["put", &net.write("payload.bin", &random(100_000, 6)), "--as", "m"]);
+    let key = net.key(0, "m");
+    let scope = format!("@{}", net.nodes[0].scope);
+    net.ok(1, &["get", &key, "-o", "out.bin"]);
+    let fails = |net: &Net, args: &[&str], code: i32, words: &str| {
+        let ran = net.run(1, args);
+        let message = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.code() == Some(code) && message.contains(words), "{args:?}: {ran:?}");
+    };
+    // Of what is here, more comes with `get`.
+    fails(&net, &["show", &format!("{key}@2")], 3, "`caskad get` fetches");
+    // It may itself keep the records of others, and peers that it has met it meets again.
+    net.kill(0);
+    net.kill(1);
+    std::fs::remove_file(net.store(1).join("network.redb")).unwrap();
+    net.nodes[1] = net.launch_with(1, &[]);
+    for args in [&["get", &net.key(0, "n"), "-o", "n"][..], &["log", &net.key(0, "n")]] {
+        fails(&net, args, 4, "no peer is connected");
+    }
+    let stranger = format!("@{}", "5a".repeat(32));
+    fails(&net, &["ls", &stranger], 4, "no peer is connected");
+    fails(&net, &["ls", &stranger, "--json"], 4, "\"no_peers\"");
+    fails(&net, &["get", "n"], 3, "no key \"n\" in the store");
+    // What is here is better than nothing.
+    fails(&net, &["get", &key, "-o", "again.bin"], 0, "taken from the copy here");
+    assert!(net.read("again.bin") == net.read("payload.bin"));
+    assert_eq!(net.json(1, &["ls", &scope])[0]["key"], key);
+    net.kill(1);
+    fails(&net, &["get", &net.key(0, "n")], 3, "through a running node (`caskad node`)");
+}
+
+#[test]
 fn the_demo_comes_to_its_end() {
     let ran = std::process::Command::new(env!("CARGO_BIN_EXE_caskad"))
         .args(["demo", "--nodes", "6", "--mib", "2", "--json"])

@@ -50,7 +50,7 @@ Exit codes:
   1  verification failed: what is stored does not match its hash
   2  wrong usage, or any other error
   3  no such key, version, label, file or tensor
-  4  too few peers keep what was put; it is stored here
+  4  too few peers: those that keep what was put, which is stored here; or none is connected that could be asked
   5  another process has the store open
   130  interrupted";
 

@@ -93,7 +93,7 @@ impl Failure {
         match self {
             Failure::Library(Error::Damaged { .. }) => EXIT_UNVERIFIED,
             Failure::Library(Error::NotFound { .. }) => EXIT_NOT_FOUND,
-            Failure::Library(Error::TooFewPeers { .. }) => EXIT_TOO_FEW_PEERS,
+            Failure::Library(Error::TooFewPeers { .. } | Error::NoPeers { .. }) => EXIT_TOO_FEW_PEERS,
             Failure::Library(Error::Locked { .. }) => EXIT_LOCKED,
             Failure::Library(Error::Cancelled) | Failure::Resumable => EXIT_INTERRUPTED,
             _ => EXIT_ERROR,
@@ -140,6 +140,7 @@ impl Failure {
                 Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
                     "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
                 }),
+                Error::NoPeers { wanted } => json!({ "wanted": wanted }),
                 Error::Pinned { name } => json!({ "name": name }),
                 Error::Network { what, why } => json!({ "what": what, "why": why }),
                 Error::Limit { what, found, limit } => json!({ "what": what, "found": found, "limit": limit }),

@@ -128,6 +128,17 @@ impl NodeInner {
         Ok(newest)
     }
 
+    /// As [`find_record`](NodeInner::find_record), for somebody who is told that there is none: not while there is nobody to be asked.
+    async fn ask_for_record(&self, publisher: &ScopeKey, name: &str, look: Look) -> Result<Option<SignedRecord>> {
+        let found = self.find_record(publisher, name, look).await?;
+        if found.is_none() && self.connected().await? == 0 {
+            let wanted =
+                if name.is_empty() { format!("the keys of @{publisher}") } else { format!("@{publisher}/{name}") };
+            return Err(Error::NoPeers { wanted });
+        }
+        Ok(found)
+    }
+
     /// Notes that a record has the number `seq`: older ones are replays from then on.
     pub(super) async fn note_seen(&self, key: Hash, seq: u64) -> Result<()> {
         if !self.tables.is_news(&key, seq)? {
@@ -158,7 +169,7 @@ impl NodeInner {
         monitor: &Monitor,
     ) -> Result<(Catalogue, [u8; 32])> {
         let scope = Self::foreign(key)?;
-        let Some(signed) = self.find_record(&scope, key.name(), look).await? else {
+        let Some(signed) = self.ask_for_record(&scope, key.name(), look).await? else {
             return Err(self.unknown_key(key, &scope, look, monitor).await);
         };
         let mut catalogue = self.catalogue_in(&signed, key, monitor).await?;
@@ -196,7 +207,7 @@ impl NodeInner {
 
     /// The keys that `scope` has published.
     pub(super) async fn find_listing(&self, scope: &ScopeKey, monitor: &Monitor) -> Result<BTreeMap<Key, ListedKey>> {
-        let Some(signed) = self.find_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
+        let Some(signed) = self.ask_for_record(scope, "", Look::Newest).await? else { return Ok(BTreeMap::new()) };
         Ok(self.listing_in(&signed, monitor).await?.keys)
     }
 
@@ -218,7 +229,7 @@ impl NodeInner {
         let refs = refs_of(&catalogue);
         let found =
             find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
-        let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs))?;
+        let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs, format!("key {}", wanted.key)))?;
         let version = version.clone();
         let publisher = peer_of(&version.peer.unwrap_or(peer));
         Ok(FoundVersion { number, version, publisher })

@@ -120,10 +120,12 @@ impl Node {
     fn copy_here(&self, wanted: &VersionRef, error: Error, monitor: &Monitor) -> Result<Version> {
         match error {
             // The store says what it has that is like it.
-            Error::NotFound { .. } if wanted.key.scope().is_none() => self.inner.store.version(wanted),
+            Error::NotFound { .. } | Error::NoPeers { .. } if wanted.key.scope().is_none() => {
+                self.inner.store.version(wanted)
+            }
             // What the publisher says now is known: an earlier copy must not be taken for it.
             Error::Network { what: PUBLISHED, .. } => Err(error),
-            Error::Network { .. } | Error::NotFound { what: "key", .. } => {
+            Error::Network { .. } | Error::NoPeers { .. } | Error::NotFound { what: "key", .. } => {
                 // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
                 if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
                     return Err(error);
@@ -157,7 +159,17 @@ impl Node {
 
     /// The keys that a scope has published.
     pub fn keys_of(&self, scope: &crate::ScopeKey, monitor: &Monitor) -> Result<Vec<KeySummary>> {
-        let listing = self.block_on(self.inner.find_listing(scope, monitor))?;
+        let listing = match self.block_on(self.inner.find_listing(scope, monitor)) {
+            Err(error @ Error::NoPeers { .. }) => {
+                let here = self.keys_here(scope)?;
+                if here.is_empty() {
+                    return Err(error);
+                }
+                monitor.warn(&format!("only the copies here are listed: {error}"));
+                return Ok(here);
+            }
+            listing => listing?,
+        };
         let summary = |(key, listed): (Key, crate::net::catalogue::ListedKey)| KeySummary {
             key: key.in_scope(scope),
             versions: listed.versions,
@@ -166,6 +178,15 @@ impl Node {
             created: Timestamp(listed.created_unix_ms),
         };
         Ok(listing.into_iter().map(summary).collect())
+    }
+
+    /// The keys of a scope that are here.
+    fn keys_here(&self, scope: &crate::ScopeKey) -> Result<Vec<KeySummary>> {
+        if *scope != self.scope() {
+            return self.inner.store.keys(&format!("@{scope}/"));
+        }
+        let own = self.inner.store.keys("")?.into_iter().filter(|key| key.key.scope().is_none());
+        Ok(own.map(|key| KeySummary { key: key.key.in_scope(scope), ..key }).collect())
     }
 
     fn is_here(&self, wanted: &VersionRef) -> Result<bool> {

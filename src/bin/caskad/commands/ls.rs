@@ -29,7 +29,10 @@ impl Ls {
                 keys.into_iter().filter(|key| key.key.name().starts_with(&name)).collect()
             }
             (None, Some((Some(scope), name))) => context.read()?.keys(&format!("@{scope}/{name}"))?,
-            (None, Some((None, name))) => context.read()?.keys(&name)?,
+            (None, Some((None, name))) => {
+                let keys = context.read()?.keys(&name)?;
+                keys.into_iter().filter(|key| key.key.scope().is_none()).collect()
+            }
             (_, None) => context.read()?.keys(&self.prefix)?,
         };
         context.list(keys.as_slice(), describe)?;
