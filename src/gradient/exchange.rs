@@ -94,6 +94,8 @@ pub fn collect(
         monitor,
     };
     collecting.run()?;
+    // Whoever asked to stop wants no part of the round.
+    monitor.check()?;
     let found = collecting.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut collection = Collection { contributions: Vec::new(), missing: Vec::new() };
     for (worker, version) in workers.iter().zip(found) {

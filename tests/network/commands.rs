@@ -153,6 +153,33 @@ fn an_interrupted_command_leaves_the_node_and_its_store_alone() {
 }
 
 #[test]
+fn a_command_whose_node_ends_says_so() {
+    let mut net = Net::start(1, &["--replication-factor", "1"]);
+    net.ok(0, &["put", &net.write("payload.bin", &random(16 << 20, 7)), "--as", "m"]);
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
+        let mut get = net.command(0);
+        get.args(["get", "m", "-o", "-", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut get = get.spawn().unwrap();
+        // It has begun, and goes on when more is read.
+        get.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&net.nodes[0].child), signal).unwrap();
+        match signal {
+            rustix::process::Signal::TERM => {
+                net.eventually("the node stops", || !net.store(0).join("node.sock").exists());
+            }
+            _ => drop(net.nodes[0].child.wait().unwrap()),
+        }
+        let ended = get.wait_with_output().unwrap();
+        let message = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{signal:?}: {message}");
+        assert!(message.contains("\"node_ended\"") && message.contains("`caskad log`"), "{signal:?}: {message}");
+        net.nodes[0].child.wait().unwrap();
+        let again = net.launch(0);
+        net.nodes[0] = again;
+    }
+}
+
+#[test]
 fn garbage_on_the_socket_is_survived() {
     let net = Net::start(1, &[]);
     let socket = net.store(0).join("node.sock");

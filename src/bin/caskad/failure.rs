@@ -47,6 +47,8 @@ pub(crate) enum Failure {
     Resumable,
     /// Standard output took no more.
     Output(io::Error),
+    /// The node that carried the command out is gone.
+    NodeEnded,
 }
 
 impl From<Error> for Failure {
@@ -66,6 +68,11 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
+    /// True if the command was asked to stop.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.exit_code() == EXIT_INTERRUPTED
+    }
+
     /// Tells the user, and gives the exit code. A reader that closed the pipe has seen all it wanted: that is no failure.
     pub(crate) fn report(&self, json: bool, console: &Console) -> u8 {
         if matches!(self, Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
@@ -106,6 +113,7 @@ impl Failure {
             Failure::Usage(_) => "usage",
             Failure::Resumable => Error::Cancelled.kind(),
             Failure::Output(_) => "io",
+            Failure::NodeEnded => "node_ended",
         }
     }
 
@@ -115,6 +123,9 @@ impl Failure {
             Failure::Usage(message) => message.clone(),
             Failure::Resumable => "cancelled; the same command again goes on where this one stopped".to_owned(),
             Failure::Output(error) => format!("cannot write to standard output: {error}"),
+            Failure::NodeEnded => "the node on this store ended before the command was done; \
+                                   what it was storing may be stored: look with `caskad log`"
+                .to_owned(),
         }
     }
 

@@ -84,6 +84,7 @@ fn run_remotely(remote: Remote, json: bool, console: &Console) -> ExitCode {
     }
     match remote.run() {
         Ok(code) => code.into(),
+        Err(error) if control::means_an_end(&error) => Failure::NodeEnded.report(json, console).into(),
         Err(error) => {
             let why = format!("the node on this store did not finish the command: {error}; look whether it still runs");
             Failure::Usage(why).report(json, console).into()

@@ -59,3 +59,9 @@ impl Remote {
         Ok(code[0])
     }
 }
+
+/// Whether an `error` of the socket says that the other end is gone.
+pub(crate) fn means_an_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use client::{Remote, connect};
+pub(crate) use client::{Remote, connect, means_an_end};
 pub(crate) use server::Server;
 
 const MAGIC: [u8; 4] = *b"ckc1";

@@ -19,7 +19,7 @@ use super::{MAGIC, REQUEST_BYTES, Request, short_name, socket};
 use crate::args::Cli;
 use crate::console::Console;
 use crate::context::{Context, Host};
-use crate::failure::EXIT_ERROR;
+use crate::failure::{EXIT_ERROR, Failure};
 
 /// Commands that run at the same time.
 const COMMANDS: usize = 64;
@@ -150,23 +150,29 @@ fn serve(stream: &mut UnixStream, shared: &Arc<Shared>) -> io::Result<u8> {
         monitor.cancel();
     }
     stream.set_read_timeout(None)?;
-    watch(stream.try_clone()?, monitor.clone())?;
+    let left = Arc::<AtomicBool>::default();
+    watch(stream.try_clone()?, monitor.clone(), Arc::clone(&left))?;
     let outcome = cli.command.run(&context);
     context.monitor().finish();
     shared.host.changed();
     shared.monitors.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !other.is(&monitor));
     Ok(match outcome {
         Ok(exit) => exit.code(),
+        // Its user has asked for nothing.
+        Err(failure) if failure.is_interruption() && !left.load(Ordering::SeqCst) => {
+            Failure::NodeEnded.report(json, &console)
+        }
         Err(failure) => failure.report(json, &console),
     })
 }
 
-/// Stops the command when the client says so, or is gone.
-fn watch(mut stream: UnixStream, monitor: Monitor) -> io::Result<()> {
+/// Stops the command when the client says so, or is gone, and notes that in `left`.
+fn watch(mut stream: UnixStream, monitor: Monitor, left: Arc<AtomicBool>) -> io::Result<()> {
     let watching = std::thread::Builder::new().name("caskad-client".to_owned());
     watching.spawn(move || {
         let mut byte = [0];
         let _ = stream.read(&mut byte);
+        left.store(true, Ordering::SeqCst);
         monitor.cancel();
     })?;
     Ok(())
