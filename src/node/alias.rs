@@ -15,7 +15,17 @@ const FILE: &str = "aliases.toml";
 impl Store {
     /// This store's own identity, made with the first call: who publishes its keys.
     pub fn identity(&self) -> Result<Identity> {
-        let path = self.own_file("identity.key")?;
+        self.own_key("identity.key")
+    }
+
+    /// The key pair that this store's node proves itself to peers with, made with the first call.
+    #[cfg(feature = "net")]
+    pub(super) fn peer_identity(&self) -> Result<Identity> {
+        self.own_key("peer.key")
+    }
+
+    fn own_key(&self, name: &str) -> Result<Identity> {
+        let path = self.own_file(name)?;
         if self.is_read_only() { Identity::load(&path) } else { Identity::load_or_create(&path) }
     }
 

@@ -21,6 +21,16 @@ fn labels_move_and_go() {
 }
 
 #[test]
+fn a_store_has_its_id_as_a_peer_before_its_node_runs() {
+    let bench = Bench::new();
+    let id = bench.json(&["id"]);
+    let (scope, peer) = (id["scope"].as_str().unwrap(), id["peer_id"].as_str().unwrap());
+    assert!(peer.starts_with("12D3KooW"), "{id}");
+    assert_eq!(bench.ok(&["id"]).text(), format!("@{scope}\npeer {peer}\n"));
+    assert!(bench.path("store/peer.key").exists());
+}
+
+#[test]
 fn labels_of_other_scopes_are_their_publishers() {
     let bench = Bench::new();
     bench.put("m", b"one");

@@ -198,7 +198,9 @@ fn garbage_on_the_socket_is_survived() {
 #[test]
 fn identities_and_aliases() {
     let net = Net::start(2, &[]);
-    let scope = net.json(0, &["id"])["scope"].as_str().unwrap().to_owned();
+    let id = net.json(0, &["id"]);
+    let scope = id["scope"].as_str().unwrap().to_owned();
+    assert_eq!(id["peer_id"], net.json(0, &["health"])["peer_id"]);
     net.ok(1, &["alias", "alice", &scope]);
     assert_eq!(net.json(1, &["alias"])["alice"], scope.as_str());
     let file = net.write("payload.bin", &random(100_000, 4));

@@ -119,6 +119,14 @@ impl Context {
         }
     }
 
+    /// As [`create`](Context::create); where the store cannot be written to, it is opened to be read.
+    pub(crate) fn create_or_read(&self) -> Result<Store> {
+        match self.create() {
+            Err(Failure::Library(error)) if refuses_writes(&error) => self.read(),
+            opened => opened,
+        }
+    }
+
     /// Opens a store that exists, to change it.
     pub(crate) fn change(&self) -> Result<Store> {
         match self.node() {

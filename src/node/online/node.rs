@@ -137,7 +137,7 @@ impl Node {
         }
         store.leases()?;
         let identity = store.identity()?;
-        let key = peer_keypair(&Identity::load_or_create(&directory.join("peer.key"))?)?;
+        let key = peer_keypair(&store.peer_identity()?)?;
         let tables = NetTables::open(Some(&directory.join("network.redb")))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads())
@@ -243,6 +243,13 @@ impl NodeInner {
         };
         let peers: Vec<Multiaddr> = view.known.iter().take(64).flat_map(with_id).collect();
         if peers.is_empty() { Ok(()) } else { self.tables.set_peers(&peers) }
+    }
+}
+
+impl Store {
+    /// The id that this store's node has as a peer, made with the first call: what the nodes that allow it are told.
+    pub fn peer_id(&self) -> Result<PeerId> {
+        Ok(PeerId::from(peer_keypair(&self.peer_identity()?)?.public()))
     }
 }
 

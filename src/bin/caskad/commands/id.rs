@@ -1,5 +1,6 @@
 //! `caskad id`: the key pair that this store publishes under.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use caskad::{Error, Identity};
@@ -9,9 +10,10 @@ use serde_json::json;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 
-/// Print the scope that this store publishes under, or carry its key to another store
+/// Print the scope that this store publishes under and the id of its node as a peer, or carry the scope's key to another store
 ///
-/// Whoever has the key can publish under the scope: a team shares a scope by sharing its key file.
+/// Whoever has the key can publish under the scope: a team shares a scope by sharing its key file. The id as a peer is each store's own;
+/// nodes that are started with `--allow` name those that may connect by it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -32,7 +34,7 @@ pub(crate) struct Id {
 
 impl Id {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let store = context.create()?;
+        let store = if self.import.is_some() { context.create()? } else { context.create_or_read()? };
         if let Some(file) = &self.import {
             if context.node().is_some() {
                 return Err(Failure::Usage(
@@ -57,9 +59,7 @@ impl Id {
                     })?;
                     identity.save(&path)?;
                 }
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    identity.save(&path)?
-                }
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => identity.save(&path)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -68,7 +68,16 @@ impl Id {
             identity.save(&context.path(file))?;
         }
         let scope = identity.scope();
-        context.list(&json!({ "scope": scope.to_string() }), |_| format!("@{scope}\n"))?;
+        let peer = match store.peer_id() {
+            // No node has run here, and no key can be made for one.
+            Err(Error::Io { source, .. }) if store.is_read_only() && source.kind() == ErrorKind::NotFound => None,
+            peer => Some(peer?.to_string()),
+        };
+        let report = json!({ "scope": scope.to_string(), "peer_id": peer });
+        context.list(&report, |_| {
+            let peer: String = peer.iter().map(|peer| format!("peer {peer}\n")).collect();
+            format!("@{scope}\n{peer}")
+        })?;
         Ok(Exit::Done)
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Node {
     /// Which network: nodes of another are not spoken to [default: caskad]
     #[arg(long, value_name = "ID")]
     network_id: Option<String>,
-    /// Let only these peers connect (repeatable) [default: all of the network]
+    /// Let only these peers connect, whose ids `caskad id` prints there (repeatable) [default: all of the network]
     #[arg(long, value_name = "PEER")]
     allow: Vec<PeerId>,
     /// Settings that go together
