@@ -61,6 +61,8 @@ pub struct AggregateReport {
     pub tensors: u64,
     /// Elements in those tensors together.
     pub elements: u64,
+    /// How many of the least, and as many of the greatest, values of a coordinate a trimmed mean left out; fewer where some were not finite.
+    pub trimmed: Option<u64>,
     /// Values that were left out because they were not finite.
     pub dropped: u64,
     /// Bytes of the result.
@@ -72,7 +74,7 @@ pub struct AggregateReport {
 /// Folds `contributions` by `rule` into one safetensors file, which is written to `out` from its start to its end.
 ///
 /// The tensors come in the order of the first contribution, without gaps, behind a header whose metadata names the rule and the number of
-/// contributions. Memory is bounded by [`AggregateOptions::block_bytes`] and [`limits`](crate::limits).
+/// contributions. The monitor is warned of a trimmed mean of so few that it leaves nobody out. Memory is bounded by [`AggregateOptions::block_bytes`] and [`limits`](crate::limits).
 ///
 /// # Errors
 /// [`Error::Input`] names the contribution that is no safetensors file, has other tensors, dtypes or shapes than the first, a value
@@ -118,6 +120,17 @@ fn aggregate_to(
 ) -> Result<AggregateReport> {
     let started = Instant::now();
     rule.check(contributions.len())?;
+    let trimmed = match rule {
+        Rule::TrimmedMean { .. } => Some(rule.trimmed(contributions.len()) as u64),
+        _ => None,
+    };
+    if trimmed == Some(0) && *rule != (Rule::TrimmedMean { fraction: 0.0 }) {
+        // Whoever asks for it relies on what a bad worker cannot do then.
+        let count = contributions.len();
+        monitor.warn(&format!(
+            "the {rule} of {count} contributions leaves nobody out, since that share of {count} is less than one: it is their mean"
+        ));
+    }
     let plan = Plan::new(contributions)?;
     let header = plan.header(rule)?;
     let block = block_bytes(options.block_bytes / contributions.len().max(1));
@@ -146,6 +159,7 @@ fn aggregate_to(
         contributions: contributions.len() as u64,
         tensors: plan.tensors.len() as u64,
         elements: plan.tensors.iter().map(elements).fold(0, u64::saturating_add),
+        trimmed,
         dropped,
         bytes: header.len() as u64 + tensor_bytes,
         seconds: started.elapsed().as_secs_f64(),

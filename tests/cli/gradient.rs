@@ -37,7 +37,8 @@ fn files_are_folded_by_every_rule() {
     ] {
         let args = [&["gradient", "aggregate", "-o", "out.safetensors", "--force"][..], &FIVE, rule].concat();
         let report = bench.json(&args);
-        has_fields(&report, &["rule", "contributions", "tensors", "elements", "dropped", "bytes", "seconds"]);
+        let fields = ["rule", "contributions", "tensors", "elements", "trimmed", "dropped", "bytes", "seconds"];
+        has_fields(&report, &fields);
         assert_eq!(
             (&report["contributions"], &report["tensors"], &report["elements"]),
             (&5.into(), &2.into(), &3.into())
@@ -50,6 +51,24 @@ fn files_are_folded_by_every_rule() {
     assert!(text.text().contains("mean of 2 gradients as two.safetensors"), "{text:?}");
     let stdout = bench.ok(&["gradient", "aggregate", "0.safetensors", "1.safetensors", "-o", "-"]).stdout;
     assert_eq!(stdout, bench.read("two.safetensors"));
+}
+
+#[test]
+fn a_trimmed_mean_that_leaves_nobody_out_says_so() {
+    let bench = workers();
+    let fold = |rule: &[&str]| {
+        let args = [&["gradient", "aggregate", "-o", "out.safetensors", "--force"][..], &FIVE, rule].concat();
+        (bench.ok(&args), bench.json(&args)["trimmed"].clone())
+    };
+    let (ran, trimmed) = fold(&["--trimmed-mean", "0.1"]);
+    assert!(ran.stderr.contains("warning: the trimmed mean 0.1 of 5 contributions leaves nobody out"), "{ran:?}");
+    assert!(ran.text().contains("0 of 5 values on each side") && trimmed == 0, "{ran:?}");
+    let (ran, trimmed) = fold(&["--trimmed-mean", "0.4"]);
+    assert!(ran.stderr.is_empty() && ran.text().contains("2 of 5 values on each side") && trimmed == 2, "{ran:?}");
+    let (ran, trimmed) = fold(&["--trimmed-mean", "0"]);
+    assert!(ran.stderr.is_empty() && trimmed == 0, "{ran:?}");
+    let (ran, trimmed) = fold(&["--median"]);
+    assert!(!ran.text().contains("each side") && trimmed.is_null(), "{ran:?}");
 }
 
 #[test]
