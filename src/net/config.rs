@@ -6,6 +6,7 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -13,9 +14,10 @@ use crate::limits;
 /// The least bound on what travels that is one, in bytes a second.
 const LEAST_RATE: u64 = 256 << 10;
 
-/// Settings of a node. Every field can be left out of `config.toml`; durations are written as `30m` or `12h`.
+/// Settings of a node. Every field can be left out of `config.toml`; durations are written as `30m` or `12h`. There
+/// `preset = "high-throughput"` or `"low-latency"` stands for what [a preset](NetConfig::high_throughput) says of the fields that are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NetConfig {
     /// Which network: nodes of another one are not spoken to (default `caskad`). Letters, digits, `. _ -`.
@@ -108,10 +110,32 @@ impl NetConfig {
         }
     }
 
+    /// Takes from `preset` what presets speak of, and leaves the other settings as they are.
+    pub fn take_preset(&mut self, preset: &NetConfig) {
+        self.take_from(preset, |_| true);
+    }
+
+    fn take_from(&mut self, preset: &NetConfig, wanted: impl Fn(&str) -> bool) {
+        fn take<T: Clone>(field: &mut T, preset: &T, wanted: bool) {
+            if wanted {
+                field.clone_from(preset);
+            }
+        }
+        take(&mut self.k_bucket_size, &preset.k_bucket_size, wanted("k_bucket_size"));
+        take(&mut self.alpha, &preset.alpha, wanted("alpha"));
+        take(&mut self.replication_factor, &preset.replication_factor, wanted("replication_factor"));
+        take(&mut self.refresh_interval, &preset.refresh_interval, wanted("refresh_interval"));
+        take(&mut self.ttl, &preset.ttl, wanted("ttl"));
+    }
+
     /// Checks each field against its range; the error names the field.
     pub fn validate(&self) -> Result<()> {
-        let refuse =
-            |field: &'static str, why: String| Err(Error::Syntax { what: "setting", input: field.into(), why });
+        self.check().map_err(|(field, why)| Error::Syntax { what: "setting", input: field.to_owned(), why })
+    }
+
+    /// The first field that is out of its range, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        let refuse = |field, why| Err((field, why));
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if self.network_id.is_empty() || self.network_id.len() > 64 || !self.network_id.chars().all(plain) {
             return refuse("network_id", "it is 1 to 64 letters, digits and `. _ -`".to_owned());
@@ -156,6 +180,25 @@ impl NetConfig {
     /// Holders that must have acknowledged a chunk before a put is done: the majority of its replicas.
     pub fn quorum(&self) -> usize {
         self.replication_factor / 2 + 1
+    }
+}
+
+impl<'de> Deserialize<'de> for NetConfig {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<NetConfig, D::Error> {
+        let mut table = Table::deserialize(from)?;
+        let preset = match table.remove("preset") {
+            None => None,
+            Some(name) => Some(match name.as_str() {
+                Some("high-throughput") => NetConfig::high_throughput(),
+                Some("low-latency") => NetConfig::low_latency(),
+                _ => return Err(D::Error::custom(format!("preset {name} is neither high-throughput nor low-latency"))),
+            }),
+        };
+        let mut config = NetConfig::deserialize(table.clone()).map_err(D::Error::custom)?;
+        if let Some(preset) = preset {
+            config.take_from(&preset, |field| !table.contains_key(field));
+        }
+        Ok(config)
     }
 }
 
@@ -218,8 +261,18 @@ mod tests {
         assert_eq!(refused(&NetConfig { upload_bytes_per_second: 5, ..default() }), "upload_bytes_per_second");
         let unknown = toml::from_str::<NetConfig>("replicas = 3").unwrap_err().to_string();
         assert!(unknown.contains("replicas"), "{unknown}");
+        let preset = toml::from_str::<NetConfig>("preset = \"slow\"").unwrap_err().to_string();
+        assert!(preset.contains("neither high-throughput nor low-latency"), "{preset}");
         let bad = toml::from_str::<NetConfig>("listen = [\"nowhere\"]").unwrap_err().to_string();
         assert!(bad.contains("nowhere"), "{bad}");
+    }
+
+    #[test]
+    fn what_is_written_goes_before_the_preset() {
+        let config: NetConfig = toml::from_str("alpha = 9\npreset = \"high-throughput\"\npeer_chunks = 5").unwrap();
+        let wanted = NetConfig { alpha: NonZeroUsize::new(9).unwrap(), peer_chunks: 5, ..NetConfig::high_throughput() };
+        assert_eq!(config, wanted);
+        assert_eq!(toml::from_str::<NetConfig>("").unwrap(), NetConfig::default());
     }
 
     proptest! {

@@ -123,6 +123,8 @@ impl Config {
         if usize::try_from(self.index_cache_bytes).is_err() {
             return Err(format!("index_cache_bytes is {}, more than this machine can address", self.index_cache_bytes));
         }
+        #[cfg(feature = "net")]
+        self.network.check().map_err(|(field, why)| format!("{field} in [network]: {why}"))?;
         Ok(())
     }
 

@@ -326,4 +326,18 @@ fn a_node_does_not_start_on_settings_that_cannot_be_read() {
         assert!(refused.status.code() == Some(2) && message.contains("config.toml: TOML parse error"), "{message}");
         net.ok(0, &["ls"]);
     }
+    for (text, why) in [
+        ("[network]\nalpha = 40", "config.toml: alpha in [network]: it is 40"),
+        ("[network]\npreset = \"low-latency\"\nalpha = 11", "config.toml: alpha in [network]: it is 11"),
+        ("[network]\npreset = \"slow\"", "neither high-throughput nor low-latency"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        let refused = net.run(0, &["node", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && message.contains(why), "{message}");
+    }
+    std::fs::write(&config, "[network]\npreset = \"low-latency\"").unwrap();
+    let small = net.run(0, &["node", "--no-mdns", "--peer-bytes", "5", "--peer-chunks", "5", "--buffer-bytes", "5"]);
+    let message = String::from_utf8(small.stderr).unwrap();
+    assert!(small.status.code() == Some(2) && message.contains("\"buffer_bytes\""), "{message}");
 }

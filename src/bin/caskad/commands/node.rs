@@ -34,8 +34,8 @@ enum Preset {
 /// Run the store as a node: keep chunks on peers, and fetch them from there
 ///
 /// While it runs, every other command on the same store goes through it. What was put before it started is published as well. It ends
-/// in good order on SIGINT and SIGTERM. Flags go before a preset, and that before `[network]` in the store's `config.toml`; peers to join and
-/// to allow are those of both.
+/// in good order on SIGINT and SIGTERM. Flags go before --preset, and that before `[network]` in the store's `config.toml`, where `preset` stands
+/// for what is left out; peers to join and to allow are those of both.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -95,6 +95,15 @@ pub(crate) struct Node {
     /// Most bytes a second taken from peers [default: no bound]
     #[arg(long, value_name = "BYTES")]
     download: Option<u64>,
+    /// Most bytes that are kept here for one other peer [default: 256 GiB]
+    #[arg(long, value_name = "BYTES")]
+    peer_bytes: Option<u64>,
+    /// Most chunks that are kept here for one other peer [default: 4 Mi]
+    #[arg(long, value_name = "N")]
+    peer_chunks: Option<u64>,
+    /// Memory for what travels to and from all peers [default: 64 MiB]
+    #[arg(long, value_name = "BYTES")]
+    buffer_bytes: Option<usize>,
 }
 
 impl Node {
@@ -165,22 +174,12 @@ impl Node {
 
     /// What the flags make of the settings in `config.toml`.
     fn config(&self, written: NetConfig) -> NetConfig {
-        let mut config = match self.preset {
-            None => written,
-            Some(preset) => {
-                let preset = match preset {
-                    Preset::HighThroughput => NetConfig::high_throughput(),
-                    Preset::LowLatency => NetConfig::low_latency(),
-                };
-                let mut config = written;
-                config.k_bucket_size = preset.k_bucket_size;
-                config.alpha = preset.alpha;
-                config.replication_factor = preset.replication_factor;
-                config.refresh_interval = preset.refresh_interval;
-                config.ttl = preset.ttl;
-                config
-            }
-        };
+        let mut config = written;
+        match self.preset {
+            None => {}
+            Some(Preset::HighThroughput) => config.take_preset(&NetConfig::high_throughput()),
+            Some(Preset::LowLatency) => config.take_preset(&NetConfig::low_latency()),
+        }
         if !self.listen.is_empty() {
             config.listen.clone_from(&self.listen);
         }
@@ -201,6 +200,9 @@ impl Node {
         set(&mut config.departure, self.departure.as_ref());
         set(&mut config.upload_bytes_per_second, self.upload.as_ref());
         set(&mut config.download_bytes_per_second, self.download.as_ref());
+        set(&mut config.peer_bytes, self.peer_bytes.as_ref());
+        set(&mut config.peer_chunks, self.peer_chunks.as_ref());
+        set(&mut config.buffer_bytes, self.buffer_bytes.as_ref());
         config
     }
 }
