@@ -227,6 +227,12 @@ fn without_peers_it_is_said_that_there_are_none() {
     let key = net.key(0, "m");
     let scope = format!("@{}", net.nodes[0].scope);
     net.ok(1, &["get", &key, "-o", "out.bin"]);
+    let pinned = |net: &Net| net.json(1, &["log", &key])[0]["pinned"].clone();
+    assert_eq!(pinned(&net), false);
+    // A pin is this store's own affair, and keeps the copy beyond its end.
+    net.ok(1, &["pin", &format!("{key}@1")]);
+    assert_eq!(pinned(&net), true);
+    assert!(net.ok(1, &["show", &format!("{key}@1")]).contains("Z; kept while it is pinned"));
     let fails = |net: &Net, args: &[&str], code: i32, words: &str| {
         let ran = net.run(1, args);
         let message = String::from_utf8_lossy(&ran.stderr).into_owned();

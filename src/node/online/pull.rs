@@ -22,6 +22,7 @@ use crate::node::online::tasks::{blocking, cancellable, cancelled, over};
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
 use crate::node::store::find_version;
 use crate::node::version::Version;
+use crate::store::KeyRefs;
 
 /// How often what has come so far is made durable.
 const PERSIST: Duration = Duration::from_secs(2);
@@ -145,7 +146,17 @@ impl Node {
             return self.inner.store.log(&key);
         }
         match self.block_on(self.inner.find_catalogue(&key, Look::Newest, monitor)) {
-            Ok((catalogue, _)) => Ok(summaries(&refs_of(&catalogue))),
+            Ok((catalogue, _)) => {
+                let (mut refs, here) = (refs_of(&catalogue), self.inner.store.refs_of(&key)?);
+                // Its publisher knows nothing of pins here, and may have another version under the number by now.
+                let same = |number| {
+                    let manifest = |refs: &KeyRefs| refs.versions.get(number).map(|entry| entry.manifest);
+                    manifest(&refs) == manifest(&here)
+                };
+                let pins = here.pins.iter().filter(|(number, _)| same(*number));
+                refs.pins = pins.map(|(number, pin)| (*number, *pin)).collect();
+                Ok(summaries(&refs))
+            }
             Err(error) => {
                 // Copies that are here are better than nothing, and not all that there is.
                 let here = self.inner.store.log(&key);

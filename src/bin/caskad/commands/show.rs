@@ -34,6 +34,11 @@ fn describe(report: &ShowReport) -> String {
     let version = &report.summary;
     let labels = if version.labels.is_empty() { String::new() } else { format!(" ({})", joined(&version.labels)) };
     let files = count(report.files.len() as u64, "file");
+    let expires = match version.expires {
+        None => "never".to_owned(),
+        Some(at) if version.pinned => format!("{at}; kept while it is pinned"),
+        Some(at) => at.to_string(),
+    };
     let mut lines = vec![
         ("payload", format!("{} in {files}, {}", size(version.bytes), count(version.chunks, "chunk"))),
         (
@@ -47,7 +52,7 @@ fn describe(report: &ShowReport) -> String {
         ),
         ("manifest", format!("b3-{} ({})", version.manifest, size(report.manifest_bytes))),
         ("stored at", version.created.to_string()),
-        ("expires", version.expires.map_or_else(|| "never".to_owned(), |at| at.to_string())),
+        ("expires", expires),
         ("pinned", if version.pinned { "yes" } else { "no" }.to_owned()),
         ("before it", report.previous.map_or_else(|| "-".to_owned(), |number| format!("{}@{number}", report.key))),
     ];
