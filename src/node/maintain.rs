@@ -158,6 +158,17 @@ impl Store {
         Ok(expired)
     }
 
+    /// When the next of the versions that are not pinned ends, in milliseconds since 1970.
+    #[cfg(feature = "net")]
+    pub(super) fn next_end(&self) -> Result<Option<u64>> {
+        let all = self.inner.chunks.all_refs("")?;
+        let unpinned = all.values().flat_map(|refs| {
+            let versions = refs.versions.iter().filter(|(number, _)| !refs.pins.contains_key(number));
+            versions.filter_map(|(_, entry)| entry.expires_unix_ms)
+        });
+        Ok(unpinned.min())
+    }
+
     /// Ends the leases whose time is up.
     fn end_leases(&self) -> Result<()> {
         match self.existing_leases()? {

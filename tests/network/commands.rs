@@ -261,6 +261,23 @@ fn without_peers_it_is_said_that_there_are_none() {
 }
 
 #[test]
+fn what_has_expired_is_not_listed() {
+    let net = Net::start(2, &[]);
+    net.write("payload.bin", &random(100_000, 8));
+    net.ok(0, &["put", "payload.bin", "--as", "short", "--ttl", "8s"]);
+    net.ok(0, &["put", "payload.bin", "--as", "long"]);
+    let scope = format!("@{}", net.nodes[0].scope);
+    // The publisher is not asked for anything, which would have it look at its keys.
+    let listed = |count: usize| net.json(1, &["ls", &scope]).as_array().unwrap().len() == count;
+    net.within(Duration::from_secs(7), "both are listed", || listed(2));
+    net.within(Duration::from_secs(30), "one is left", || listed(1));
+    assert_eq!(net.json(0, &["ls"]).as_array().unwrap().len(), 1);
+    let log = net.run(1, &["log", &net.key(0, "short")]);
+    let message = String::from_utf8(log.stderr).unwrap();
+    assert!(log.status.code() == Some(3) && !message.contains("did you mean short"), "{message}");
+}
+
+#[test]
 fn the_demo_comes_to_its_end() {
     let ran = std::process::Command::new(env!("CARGO_BIN_EXE_caskad"))
         .args(["demo", "--nodes", "6", "--mib", "2", "--json"])

@@ -201,7 +201,9 @@ impl NodeInner {
             // Whoever looks for what is published once looks again, and can do without names like it.
             Look::First => BTreeMap::new(),
         };
-        let nearest = nearest(key.name(), listed.keys().map(Key::as_str));
+        // A listing may name for a moment what has expired.
+        let others = listed.keys().map(Key::as_str).filter(|listed| *listed != key.name());
+        let nearest = nearest(key.name(), others);
         Error::NotFound { what: "key", name: key.name().to_owned(), place: format!("scope @{scope}"), nearest }
     }
 

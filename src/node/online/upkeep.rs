@@ -47,7 +47,7 @@ pub(super) async fn run(node: Weak<NodeInner>) {
     let mut state = State { compared: Some(Instant::now()), collected: Some(Instant::now()), ..State::default() };
     loop {
         let Some(there) = node.upgrade() else { return };
-        let wait = there.wait(state.unfinished);
+        let wait = there.wait(state.unfinished, state.next_end);
         drop(there);
         if !pause(&node, wait).await {
             return;
@@ -76,11 +76,13 @@ async fn pause(node: &Weak<NodeInner>, wait: Duration) -> bool {
 }
 
 impl NodeInner {
-    /// How long until the next round: a third of what leases last, with some jitter so that nodes do not move in step.
-    fn wait(&self, unfinished: bool) -> Duration {
+    /// How long until the next round: a third of what leases last, with some jitter so that nodes do not move in step; and not beyond the end
+    /// of a version, which is listed until then.
+    fn wait(&self, unfinished: bool, next_end: Option<u64>) -> Duration {
         let usual = (self.config.ttl / 3).min(self.config.refresh_interval);
         let wait = if unfinished { usual.min(RETRY) } else { usual };
-        wait.mul_f64(rand::rng().random_range(0.75..1.0))
+        let until_end = next_end.map(|end| Duration::from_millis(end.saturating_sub(NodeInner::now())));
+        wait.mul_f64(rand::rng().random_range(0.75..1.0)).min(until_end.unwrap_or(wait))
     }
 }
 
@@ -91,6 +93,8 @@ type Lacking = HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerm
 #[derive(Default)]
 struct State {
     unfinished: bool,
+    /// When the next version ends.
+    next_end: Option<u64>,
     /// Since when each co-holder does not answer.
     away: HashMap<libp2p::PeerId, Instant>,
     renewed: Option<Renewed>,
@@ -136,7 +140,12 @@ impl State {
                 unfinished = true;
             }
         };
-        note("ending leases", node.expire().await.map(|ended| self.ended |= ended));
+        let expired = node.expire().await.map(|(ended, next_end)| {
+            self.ended |= ended;
+            next_end
+        });
+        self.next_end = expired.as_ref().ok().copied().flatten();
+        note("ending leases", expired.map(drop));
         // The shortest wait for a round: it is due in every one that comes by itself.
         if !self.renewing && self.renewed.as_ref().is_none_or(|renewed| renewed.is_older_than(node.config.ttl / 4)) {
             self.renewing = true;
@@ -171,15 +180,15 @@ impl State {
 }
 
 impl NodeInner {
-    /// Ends leases and versions whose time is up; whether there were any.
-    async fn expire(&self) -> Result<bool> {
+    /// Ends leases and versions whose time is up; whether there were any, and when the next version ends.
+    async fn expire(&self) -> Result<(bool, Option<u64>)> {
         let store = self.store.clone();
         blocking(move || {
             let leases = store.leases()?.expire(NodeInner::now())?;
             // What has expired is not renewed, nor listed.
             let expired = GcOptions { expired_only: true, ..GcOptions::default() };
             let versions = store.gc(expired, &Monitor::none())?.expired_versions;
-            Ok(leases + versions > 0)
+            Ok((leases + versions > 0, store.next_end()?))
         })
         .await
     }
