@@ -312,23 +312,13 @@ fn gradients_of_a_round_are_folded() {
     assert!((last - 299.5).abs() < 1e-6, "{last}");
     let files = ["grads-0.safetensors", "grads-1.safetensors"];
     net.ok(2, &[&["gradient", "aggregate"], &files[..], &["--median", "-o", "median.safetensors"]].concat());
-    let nobody = net.run(
-        2,
-        &[
-            "gradient",
-            "collect",
-            "--run",
-            "r",
-            "--round",
-            "9",
-            "--deadline",
-            "300ms",
-            "-o",
-            "x",
-            "--worker",
-            &workers[0],
-        ],
-    );
+    // Who is missing is named as it was given.
+    net.ok(2, &["alias", "alice", &workers[0]]);
+    let round = ["gradient", "collect", "--json", "--run", "r", "--round", "9", "--deadline", "300ms", "-o", "x"];
+    let nobody = net.run(2, &[&round[..], &["--worker", "@alice", "--worker", &workers[1]]].concat());
+    let error: serde_json::Value = serde_json::from_slice(&nobody.stderr).unwrap();
+    assert_eq!(error["error"]["missing"], serde_json::json!(["alice", workers[1].trim_start_matches('@')]), "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("in time: @alice, @"), "{error}");
     assert_eq!(nobody.status.code(), Some(2));
 }
 

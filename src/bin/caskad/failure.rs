@@ -41,6 +41,8 @@ impl Exit {
 pub(crate) enum Failure {
     /// What the library said.
     Library(Error),
+    /// What the library said, with more for scripts: an object.
+    Detailed(Error, Value),
     /// Arguments that do not fit together or do not fit what is stored.
     Usage(String),
     /// A get was interrupted, and the next one goes on.
@@ -98,18 +100,22 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Library(Error::Damaged { .. }) => EXIT_UNVERIFIED,
-            Failure::Library(Error::NotFound { .. }) => EXIT_NOT_FOUND,
-            Failure::Library(Error::TooFewPeers { .. } | Error::NoPeers { .. }) => EXIT_TOO_FEW_PEERS,
-            Failure::Library(Error::Locked { .. }) => EXIT_LOCKED,
-            Failure::Library(Error::Cancelled) | Failure::Resumable => EXIT_INTERRUPTED,
-            _ => EXIT_ERROR,
+            Failure::Library(error) | Failure::Detailed(error, _) => match error {
+                Error::Damaged { .. } => EXIT_UNVERIFIED,
+                Error::NotFound { .. } => EXIT_NOT_FOUND,
+                Error::TooFewPeers { .. } | Error::NoPeers { .. } => EXIT_TOO_FEW_PEERS,
+                Error::Locked { .. } => EXIT_LOCKED,
+                Error::Cancelled => EXIT_INTERRUPTED,
+                _ => EXIT_ERROR,
+            },
+            Failure::Resumable => EXIT_INTERRUPTED,
+            Failure::Usage(_) | Failure::Output(_) | Failure::NodeEnded => EXIT_ERROR,
         }
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Failure::Library(error) => error.kind(),
+            Failure::Library(error) | Failure::Detailed(error, _) => error.kind(),
             Failure::Usage(_) => "usage",
             Failure::Resumable => Error::Cancelled.kind(),
             Failure::Output(_) => "io",
@@ -119,7 +125,7 @@ impl Failure {
 
     fn message(&self) -> String {
         match self {
-            Failure::Library(error) => error.to_string(),
+            Failure::Library(error) | Failure::Detailed(error, _) => error.to_string(),
             Failure::Usage(message) => message.clone(),
             Failure::Resumable => "cancelled; the same command again goes on where this one stopped".to_owned(),
             Failure::Output(error) => format!("cannot write to standard output: {error}"),
@@ -157,6 +163,7 @@ impl Failure {
                 Error::Limit { what, found, limit } => json!({ "what": what, "found": found, "limit": limit }),
                 _ => Value::Null,
             },
+            Failure::Detailed(_, details) => details.clone(),
             _ => Value::Null,
         };
         match details {

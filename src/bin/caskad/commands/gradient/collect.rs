@@ -5,6 +5,7 @@ use std::time::Duration;
 use caskad::gradient::{Collection, Contribution, VersionContribution, collect, unfit};
 use caskad::{Error, ScopeKey};
 use clap::Args;
+use serde_json::json;
 
 use super::folding::{Absent, Folding, Unfit};
 use crate::context::Context;
@@ -49,9 +50,9 @@ impl Collect {
         // Before anybody is waited for.
         self.folding.target(context)?;
         let collection = collect(node, &self.run, self.round, &workers, self.deadline, context.monitor())?;
-        let (found, absent) = sort_out(collection);
+        let (found, absent) = sort_out(collection, &|worker| self.given(&workers, worker));
         if found.is_empty() {
-            return Err(self.nobody(&absent));
+            return Err(self.nobody(absent));
         }
         let mut folding = self.folding.clone();
         if let Some(weights) = &mut folding.weights {
@@ -64,21 +65,31 @@ impl Collect {
         Ok(Exit::Done)
     }
 
-    fn nobody(&self, Absent { missing, unfit }: &Absent) -> Failure {
-        let missing = missing.iter().map(|worker| format!("@{worker}"));
-        let names = missing.chain(unfit.iter().map(|Unfit { worker, why }| format!("@{worker} ({why})")));
+    /// The worker as it was named, without `@`.
+    fn given(&self, workers: &[ScopeKey], worker: &ScopeKey) -> String {
+        let named = workers.iter().zip(&self.workers).find(|(other, _)| *other == worker);
+        named.map_or_else(|| worker.to_string(), |(_, name)| bare(name).to_owned())
+    }
+
+    fn nobody(&self, absent: Absent) -> Failure {
+        let missing = absent.missing.iter().map(|worker| format!("@{worker}"));
+        let names = missing.chain(absent.unfit.iter().map(|Unfit { worker, why }| format!("@{worker} ({why})")));
         let (names, round, run) = (names.collect::<Vec<String>>().join(", "), self.round, &self.run);
         let why = format!("nobody has published what can be folded for round {round} of {run} in time: {names}");
-        Error::Network { what: "collecting", why }.into()
+        let details = json!({ "missing": absent.missing, "unfit": absent.unfit });
+        Failure::Detailed(Error::Network { what: "collecting", why }, details)
     }
 }
 
-/// What of a round can be folded, and by whom; and those who are not among them.
-fn sort_out(collection: Collection) -> (Vec<(ScopeKey, VersionContribution)>, Absent) {
-    let missing = collection.missing.iter().map(ToString::to_string).collect();
+/// What of a round can be folded, and by whom; and those who are not among them, by their `name`s.
+fn sort_out(
+    collection: Collection,
+    name: &dyn Fn(&ScopeKey) -> String,
+) -> (Vec<(ScopeKey, VersionContribution)>, Absent) {
+    let missing = collection.missing.iter().map(name).collect();
     let mut absent = Absent { missing, unfit: Vec::new() };
     let mut leave_out = |worker: &ScopeKey, why: &Error| {
-        absent.unfit.push(Unfit { worker: worker.to_string(), why: why.to_string() });
+        absent.unfit.push(Unfit { worker: name(worker), why: why.to_string() });
     };
     let mut found: Vec<(ScopeKey, VersionContribution)> = Vec::new();
     for collected in collection.contributions {
@@ -96,8 +107,12 @@ fn sort_out(collection: Collection) -> (Vec<(ScopeKey, VersionContribution)>, Ab
     (found, absent)
 }
 
+fn bare(worker: &str) -> &str {
+    worker.strip_prefix('@').unwrap_or(worker)
+}
+
 fn scope_of(worker: &str, context: &Context) -> Result<ScopeKey> {
-    let name = worker.strip_prefix('@').unwrap_or(worker);
+    let name = bare(worker);
     if let Ok(scope) = name.parse() {
         return Ok(scope);
     }
