@@ -28,6 +28,8 @@ fn a_store_has_its_id_as_a_peer_before_its_node_runs() {
     assert!(peer.starts_with("12D3KooW"), "{id}");
     assert_eq!(bench.ok(&["id"]).text(), format!("@{scope}\npeer {peer}\n"));
     assert!(bench.path("store/peer.key").exists());
+    bench.fails(2, "usage", &["id", "--export", "-"]);
+    assert!(!bench.path("-").exists());
 }
 
 #[test]

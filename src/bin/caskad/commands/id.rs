@@ -7,6 +7,7 @@ use caskad::{Error, Identity};
 use clap::Args;
 use serde_json::json;
 
+use crate::commands::is_dash;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 
@@ -34,6 +35,11 @@ pub(crate) struct Id {
 
 impl Id {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
+        if self.export.as_deref().is_some_and(is_dash) {
+            return Err(Failure::Usage(
+                "a secret key is not written to standard output, where others may see it; name a new file".to_owned(),
+            ));
+        }
         let store = if self.import.is_some() { context.create()? } else { context.create_or_read()? };
         if let Some(file) = &self.import {
             if context.node().is_some() {
