@@ -67,6 +67,35 @@ impl NodeOptions {
 /// A store in the network. Cheap to clone; the node stops with its last clone, or with [`shutdown`](Node::shutdown).
 ///
 /// Its methods block, as those of [`Store`] do: call them from a thread that may, not from an async task.
+///
+/// Two nodes that talk through this process's memory; over TCP and QUIC, leave [`NodeOptions::transport`] out and listen there:
+///
+/// ```
+/// use caskad::net::{config::NetConfig, transport};
+/// use caskad::{GetOptions, Monitor, Node, NodeOptions, Payload, PutOptions, Store};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let mut config = NetConfig::default();
+/// (config.mdns, config.replication_factor) = (false, 2);
+/// config.listen = vec!["/memory/4700".parse()?];
+/// let alice = Node::start(Store::open(dir.path().join("alice"))?, NodeOptions::new(config.clone()).transport(transport::memory))?;
+///
+/// config.join = std::mem::replace(&mut config.listen, vec!["/memory/4701".parse()?]);
+/// let bob = Node::start(Store::open(dir.path().join("bob"))?, NodeOptions::new(config).transport(transport::memory))?;
+/// while alice.health()?.connected_peers == 0 {
+///     std::thread::sleep(std::time::Duration::from_millis(20));
+/// }
+/// assert_eq!(alice.find_closest(b"any key")?, [bob.peer_id()]);
+///
+/// let none = Monitor::none();
+/// let put = alice.put(&"models/a".parse()?, Payload::bytes("a.bin", &[7; 100_000]), &PutOptions::default(), &none)?;
+/// assert_eq!(put.network.map(|network| network.replicas), Some(2));
+///
+/// let theirs = format!("@{}/models/a", alice.scope()).parse()?;
+/// bob.get(&theirs, dir.path().join("a.bin"), &GetOptions::default(), &none)?;
+/// assert_eq!(std::fs::read(dir.path().join("a.bin"))?, [7; 100_000]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Node {
     pub(super) inner: Arc<NodeInner>,
