@@ -209,6 +209,7 @@ fn register_node(registry: &mut Registry, health: &Health) {
     tally(registry, "lookups", "Lookups in the routing tables of others", health.lookups);
     tally(registry, "refused_records", "Records that were refused", health.refused_records);
     tally(registry, "refused_requests", "Requests of peers that were refused", health.refused_requests);
+    tally(registry, "refused_connections", "Connections of peers that were not let in", health.refused_connections);
     tally(registry, "wrong_chunks", "Chunks from peers that did not match their hash", health.wrong_chunks);
     tally(registry, "broken_streams", "Streams of peers that ended in an error", health.broken_streams);
     let moved = Family::<Moved, Counter<u64, AtomicU64>>::default();

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::kad::GetRecordOk::FoundRecord;
@@ -13,7 +15,7 @@ use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -21,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
-use crate::net::handle::{Closest, Command, FoundRecords, Handle, NetworkView, PeerAddresses, PeerEvent};
+use crate::net::handle::{Closest, Command, Counts, FoundRecords, Handle, NetworkView, PeerAddresses, PeerEvent};
+use crate::net::notices::{Notices, cause};
 use crate::net::region::ANSWERS;
 
 /// A query of Kademlia under way, and who waits for it.
@@ -41,9 +44,8 @@ pub(crate) struct EventLoop {
     dials: HashMap<PeerId, Vec<oneshot::Sender<Result<()>>>>,
     connected: BTreeMap<PeerId, Vec<Multiaddr>>,
     join: Vec<Multiaddr>,
-    /// Those of `join` that the user has named and that have not failed yet.
-    named: Vec<Multiaddr>,
-    warned_of_strangers: bool,
+    notices: Notices,
+    counts: Arc<Counts>,
 }
 
 /// How often a node without peers tries again to join.
@@ -68,8 +70,8 @@ impl EventLoop {
             dials: HashMap::new(),
             connected: BTreeMap::new(),
             join,
-            named: config.join.clone(),
-            warned_of_strangers: false,
+            notices: Notices::new(handle.own(), config.join.clone()),
+            counts: handle.counts(),
         };
         (handle, event_loop)
     }
@@ -119,15 +121,27 @@ impl EventLoop {
         if self.connected.is_empty() {
             self.swarm.behaviour_mut().redial.hurry();
             for address in self.join.clone() {
-                self.dial(address);
+                self.join(address);
             }
         }
     }
 
-    fn dial(&mut self, whom: impl Into<DialOpts>) {
-        if let Err(error) = self.swarm.dial(whom) {
+    fn join(&mut self, address: Multiaddr) {
+        let options = DialOpts::from(address.clone());
+        self.notices.joins(options.connection_id(), &address);
+        self.dial(options);
+    }
+
+    fn dial(&mut self, options: DialOpts) {
+        let (dial, peer) = (options.connection_id(), options.get_peer_id());
+        if let Err(error) = self.swarm.dial(options) {
             tracing::debug!("a peer cannot be dialled: {error}");
+            self.warn_of_dial(dial, peer, &error);
         }
+    }
+
+    fn warn_of_dial(&mut self, dial: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        warn(self.notices.failed(dial, peer, error, self.swarm.listeners()));
     }
 
     fn command(&mut self, command: Command) {
@@ -140,7 +154,7 @@ impl EventLoop {
                     let _ = answer.send(Err(cannot_listen(&address, &cause(&error))));
                 }
             },
-            Command::Dial(address) => self.dial(address),
+            Command::Dial(address) => self.join(address),
             Command::Connect(peer, answer) => self.connect(peer, answer),
             Command::Disconnect(peer) => {
                 let _ = self.swarm.disconnect_peer_id(peer);
@@ -208,7 +222,12 @@ impl EventLoop {
 
     fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            })) => {
+                self.notices.settled(connection_id);
                 self.identified(peer_id, &info);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
@@ -253,29 +272,25 @@ impl EventLoop {
                     let _ = self.events.send(PeerEvent::Came(peer_id));
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, cause, .. } => {
                 self.connected.remove(&peer_id);
                 let _ = self.events.send(PeerEvent::Went(peer_id));
+                warn(self.notices.ended(connection_id, &peer_id, cause.is_some()));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                self.warn_of_join(&error);
+            SwarmEvent::ConnectionClosed { connection_id, .. } => self.notices.settled(connection_id),
+            SwarmEvent::IncomingConnectionError { peer_id, error, .. } => {
+                let is_refused = matches!(error, ListenError::Denied { .. });
+                self.counts.refused_connections.fetch_add(u64::from(is_refused), Ordering::Relaxed);
+                warn(self.notices.turned_away(peer_id, &error, Instant::now()));
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                self.warn_of_dial(connection_id, peer_id, &error);
                 if let Some(peer) = peer_id {
                     tracing::debug!("{peer} cannot be reached: {error}");
                     self.dialled(peer, Some(error.to_string()));
                 }
             }
             _ => {}
-        }
-    }
-
-    /// Tells the user, once, that a peer cannot be joined through.
-    fn warn_of_join(&mut self, error: &DialError) {
-        let DialError::Transport(tried) = error else { return };
-        for (address, why) in tried {
-            if let Some(named) = self.named.iter().position(|named| named == address) {
-                self.named.swap_remove(named);
-                tracing::warn!("cannot join through {address}, which is tried again: {}", cause(why));
-            }
         }
     }
 
@@ -308,14 +323,9 @@ impl EventLoop {
         let _ = self.events.send(PeerEvent::Came(peer));
     }
 
-    /// Leaves a peer of another network. The user is told of the first: both sides think that they have joined.
+    /// Leaves a peer of another network.
     fn part_with(&mut self, peer: PeerId) {
-        if !std::mem::replace(&mut self.warned_of_strangers, true) {
-            let own = &self.kad_protocol;
-            tracing::warn!(
-                "{peer} is of another network: it does not speak {own}; nodes of one network have the same network_id"
-            );
-        }
+        warn(self.notices.stranger(&peer, &self.kad_protocol));
         let _ = self.swarm.disconnect_peer_id(peer);
     }
 
@@ -411,11 +421,11 @@ impl EventLoop {
     }
 }
 
-/// What an error comes from: those of transports are wrapped many times, in words that say nothing.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-    let inner = wrapped.map(|error| error as _).or_else(|| error.source());
-    inner.map(cause).filter(|text| !text.is_empty()).unwrap_or_else(|| error.to_string())
+/// Tells the user of what there is to tell.
+fn warn(notice: Option<String>) {
+    if let Some(notice) = notice {
+        tracing::warn!("{notice}");
+    }
 }
 
 fn cannot_listen(address: &Multiaddr, why: &str) -> Error {

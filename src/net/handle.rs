@@ -68,7 +68,15 @@ pub(crate) struct Handle {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<PeerEvent>,
     streams: libp2p_stream::Control,
-    lookups: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What the swarm has done so far.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Connections that were not let in.
+    pub(super) refused_connections: AtomicU64,
+    lookups: AtomicU64,
 }
 
 impl std::fmt::Debug for Handle {
@@ -90,7 +98,7 @@ impl Handle {
     ) -> (Handle, mpsc::Receiver<Command>, broadcast::Sender<PeerEvent>) {
         let (commands, receiver) = mpsc::channel(64);
         let (events, _) = broadcast::channel(256);
-        (Handle { own, commands, events: events.clone(), streams, lookups: Arc::default() }, receiver, events)
+        (Handle { own, commands, events: events.clone(), streams, counts: Arc::default() }, receiver, events)
     }
 
     pub(crate) fn own(&self) -> PeerId {
@@ -106,9 +114,18 @@ impl Handle {
         self.events.subscribe()
     }
 
+    pub(super) fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
     /// Lookups so far, for keys and records.
     pub(crate) fn lookups(&self) -> u64 {
-        self.lookups.load(Ordering::Relaxed)
+        self.counts.lookups.load(Ordering::Relaxed)
+    }
+
+    /// Connections of peers that were not let in so far.
+    pub(crate) fn refused_connections(&self) -> u64 {
+        self.counts.refused_connections.load(Ordering::Relaxed)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
@@ -138,7 +155,7 @@ impl Handle {
 
     /// The peers closest to `key`.
     pub(crate) async fn closest(&self, key: Vec<u8>) -> Result<Closest> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.counts.lookups.fetch_add(1, Ordering::Relaxed);
         self.ask(|answer| Command::Closest(key, answer)).await
     }
 
@@ -149,7 +166,7 @@ impl Handle {
 
     /// The records under `key`, from `enough` peers if so many have one.
     pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<FoundRecords> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.counts.lookups.fetch_add(1, Ordering::Relaxed);
         self.ask(|answer| Command::GetRecord(key, enough, answer)).await
     }
 

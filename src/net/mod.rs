@@ -36,6 +36,8 @@ pub(crate) mod link;
 #[cfg(feature = "net")]
 mod mux;
 #[cfg(feature = "net")]
+mod notices;
+#[cfg(feature = "net")]
 mod pace;
 #[cfg(feature = "net")]
 pub(crate) mod peer_list;

@@ -60,6 +60,11 @@ struct Away {
     under_way: Vec<ConnectionId>,
 }
 
+/// An address without the id of the peer there.
+pub(super) fn bare(address: &Multiaddr) -> Multiaddr {
+    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
 /// Where peers were reached, and which of them are away. Pure: it is told the time.
 #[derive(Debug)]
 struct Peers {
@@ -235,9 +240,7 @@ impl Redial {
     fn try_next(&mut self, now: Instant) -> bool {
         for peers in [&mut self.met, &mut self.named] {
             let Some((peer, addresses)) = peers.due(now) else { continue };
-            let bare =
-                |address: Multiaddr| address.into_iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
-            let dial = |address: Multiaddr| DialOpts::unknown_peer_id().address(bare(address)).build();
+            let dial = |address: Multiaddr| DialOpts::unknown_peer_id().address(bare(&address)).build();
             let dials: Vec<DialOpts> = addresses.into_iter().map(dial).collect();
             peers.tried(&peer, dials.iter().map(DialOpts::connection_id).collect(), now);
             self.dials.extend(dials);

@@ -5,5 +5,6 @@
 mod commands;
 mod cuts;
 mod departures;
+mod joins;
 mod lan;
 mod process;

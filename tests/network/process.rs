@@ -85,7 +85,10 @@ impl Net {
             None if self.flags.iter().any(|flag| flag == "--listen") => command.arg("--no-mdns"),
             None => command.args(["--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0"]),
         };
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // With `--json` there is no log but on request.
+        let log = fs::File::create(self.log_path(index)).unwrap();
+        command.env("RUST_LOG", "warn,libp2p_kad=error").stderr(log);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
@@ -96,6 +99,15 @@ impl Net {
 
     pub(crate) fn store(&self, index: usize) -> PathBuf {
         self.dir.path().join(format!("store-{index}"))
+    }
+
+    fn log_path(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("log-{index}"))
+    }
+
+    /// What node `index` has warned of since it was started last.
+    pub(crate) fn log(&self, index: usize) -> String {
+        fs::read_to_string(self.log_path(index)).unwrap()
     }
 
     /// The command on the store of node `index`, not yet started.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use caskad::{Error, GetOptions, Monitor, PutOptions};
 
-use crate::nodes::{Swarm, Warnings, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
 use crate::raw::Raw;
 
 #[test]
@@ -22,6 +22,7 @@ fn only_the_peers_on_the_list_connect() {
     config.allow = vec![libp2p::PeerId::random()];
     let swarm = Swarm::start(1, config);
     assert!(Raw::try_connect(&swarm.address(0), "caskad").is_none());
+    eventually("it is counted", || swarm.nodes[0].health().unwrap().refused_connections == 1);
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn a_download_is_no_faster_than_its_cap() {
     config.download_bytes_per_second = 1 << 20;
     config.join.push(swarm.address(0));
     let reader = slow.add_with(config);
-    crate::nodes::eventually("it has joined", || reader.peers().unwrap().len() == 3);
+    eventually("it has joined", || reader.peers().unwrap().len() == 3);
     let out = slow.dir.path().join("out");
     let started = Instant::now();
     let name = swarm.name(0, "m");

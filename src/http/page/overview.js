@@ -79,10 +79,11 @@ function healthFacts([health, trouble]) {
   const [level, words] = healthStatus(health, trouble);
   const alarm = (value) => (value > 0 ? h('span', { class: 'raised' }, count(value)) : count(value));
   const compared = health.compared_seconds_ago;
+  const turnedAway = health.refused_connections > 0 && `${plural(health.refused_connections, 'connection')} refused`;
   return h('dl', { class: 'facts five' },
     fact('Status', h('span', { class: `status ${level}`, 'data-testid': 'health-status' }, words)),
     fact('Uptime', duration(health.uptime_seconds)),
-    fact('Peers', `${count(health.connected_peers)} connected, ${count(health.known_peers)} known`),
+    fact('Peers', [`${count(health.connected_peers)} connected, ${count(health.known_peers)} known`, turnedAway].filter(Boolean).join(', ')),
     fact('Under-replicated chunks', alarm(health.under_replicated)),
     fact('Holders compared', typeof compared === 'number' ? `${duration(compared)} ago` : 'not yet'),
     fact('Leases of others', count(health.leases)),

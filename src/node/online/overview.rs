@@ -53,6 +53,8 @@ pub struct Health {
     pub wrong_chunks: u64,
     /// Requests of peers that were refused.
     pub refused_requests: u64,
+    /// Connections of peers that were not let in: they are not on the list of those that may connect, or there were too many.
+    pub refused_connections: u64,
     /// Streams of peers that ended in an error.
     pub broken_streams: u64,
     /// Lookups in the routing tables of others.
@@ -116,6 +118,7 @@ impl Node {
             refused_records: count(&self.inner.refused_records),
             wrong_chunks: count(&served.wrong_chunks),
             refused_requests: count(&served.refused_requests),
+            refused_connections: self.inner.handle.refused_connections(),
             broken_streams: count(&served.broken_streams),
             lookups: self.inner.handle.lookups(),
             served_bytes: count(&served.sent_bytes),

@@ -27,10 +27,11 @@ impl Health {
 fn describe(health: &Report) -> String {
     let uptime = humantime::format_duration(std::time::Duration::from_secs(health.uptime_seconds as u64));
     let refused = format!(
-        "{}, {}, {}, {}",
+        "{}, {}, {}, {}, {}",
         count(health.wrong_chunks, "wrong chunk"),
         count(health.refused_records, "record"),
         count(health.refused_requests, "request"),
+        count(health.refused_connections, "connection"),
         count(health.broken_streams, "broken stream")
     );
     let lacking = match health.compared_seconds_ago {

@@ -1,0 +1,56 @@
+//! Joining that comes to nothing, and what the users of both nodes are told of it.
+
+use crate::process::Net;
+
+/// A peer that is nowhere.
+const NOBODY: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+
+/// A node that is started with `flags`, and nothing else.
+fn first_with(flags: &[&str]) -> Net {
+    let mut net = Net::start(0, &[]);
+    let first = net.launch_with(0, flags);
+    net.nodes.push(first);
+    net
+}
+
+fn id(address: &str) -> &str {
+    address.rsplit('/').next().unwrap()
+}
+
+#[test]
+fn who_is_not_on_the_list_is_told_so_and_so_is_whoever_has_the_list() {
+    let mut net = first_with(&["--allow", NOBODY]);
+    let second = net.launch(1);
+    net.eventually("the first tells of the second", || net.log(0).contains(id(&second.address)));
+    net.eventually("the second tells of the first", || {
+        let log = net.log(1);
+        log.contains(&net.nodes[0].address) && log.contains(id(&second.address)) && log.contains("allow")
+    });
+    assert!(net.json(0, &["health"])["refused_connections"].as_u64().unwrap() > 0);
+    // It tries again, and each says what there is to say once.
+    let refused = || net.json(0, &["health"])["refused_connections"].as_u64().unwrap();
+    net.eventually("it has tried again", || refused() > 2);
+    assert_eq!((net.log(0).lines().count(), net.log(1).lines().count()), (1, 1), "{}{}", net.log(0), net.log(1));
+    net.nodes.push(second);
+}
+
+#[test]
+fn a_node_that_was_set_up_anew_is_not_taken_for_the_one_before_it_in_silence() {
+    let net = first_with(&[]);
+    let address = &net.nodes[0].address;
+    let outdated = address.replace(id(address), NOBODY);
+    let _second = net.launch_with(1, &["--join", &outdated]);
+    net.eventually("it is told", || {
+        let log = net.log(1);
+        [&outdated, NOBODY, id(address)].iter().all(|part| log.contains(part))
+    });
+}
+
+#[test]
+fn a_copy_of_a_node_is_told_that_it_is_one() {
+    let net = first_with(&[]);
+    net.ok(1, &["put", &net.write("payload", b"payload"), "--as", "m"]);
+    std::fs::copy(net.store(0).join("peer.key"), net.store(1).join("peer.key")).unwrap();
+    let _copy = net.launch(1);
+    net.eventually("it is told", || net.log(1).contains("this node's own id"));
+}
