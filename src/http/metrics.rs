@@ -202,9 +202,9 @@ fn register_node(registry: &mut Registry, health: &Health) {
     gauge(
         registry,
         "under_replicated_chunks",
-        "Chunks that the last comparison found on too few peers",
+        "Chunks that the last comparison found on too few peers, 0 before the first",
         None,
-        health.under_replicated,
+        health.under_replicated.unwrap_or(0),
     );
     tally(registry, "lookups", "Lookups in the routing tables of others", health.lookups);
     tally(registry, "refused_records", "Records that were refused", health.refused_records);

@@ -28,9 +28,8 @@ fn two_of_eight_are_killed_and_the_rest_give_and_heal_what_was_put() {
     let alive = [0, 1, 2, 3, 4, 5];
     // Node 3 has all of it now, as a copy; and of what two held, each chunk is on three of the others again.
     net.eventually("the replicas are back", || {
-        let lacking: u64 =
-            alive.iter().map(|&index| net.json(index, &["health"])["under_replicated"].as_u64().unwrap()).sum();
-        lacking == 0 && replicas(&net, &alive) >= before
+        let whole = |index: usize| net.json(index, &["health"])["under_replicated"] == 0;
+        alive.iter().all(|&index| whole(index)) && replicas(&net, &alive) >= before
     });
     net.kill(0);
     let again = net.json(5, &["get", &key, "-o", "again.bin"]);

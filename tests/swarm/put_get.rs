@@ -153,3 +153,14 @@ fn a_put_does_not_wait_for_the_last_holder_and_that_one_is_not_forgotten() {
     eventually("the slow one has what belongs to it", || publisher.health().unwrap().unpublished == 0);
     assert!(slow.store().stat().unwrap().stored_bytes > 1 << 20);
 }
+
+#[test]
+fn chunks_for_which_there_are_too_few_peers_are_told_of() {
+    let mut swarm = Swarm::start(2, quick());
+    let short = |node: &caskad::Node| node.health().unwrap().under_replicated;
+    swarm.put(0, "m", random(1 << 20, 1));
+    eventually("two are too few for three replicas", || swarm.nodes.iter().all(|node| short(node) > Some(0)));
+    swarm.add();
+    swarm.settle();
+    eventually("three are enough", || swarm.nodes.iter().all(|node| short(node) == Some(0)));
+}

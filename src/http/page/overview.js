@@ -84,7 +84,7 @@ function healthFacts([health, trouble]) {
     fact('Status', h('span', { class: `status ${level}`, 'data-testid': 'health-status' }, words)),
     fact('Uptime', duration(health.uptime_seconds)),
     fact('Peers', [`${count(health.connected_peers)} connected, ${count(health.known_peers)} known`, turnedAway].filter(Boolean).join(', ')),
-    fact('Under-replicated chunks', alarm(health.under_replicated)),
+    fact('Under-replicated chunks', typeof health.under_replicated === 'number' ? alarm(health.under_replicated) : 'not known yet'),
     fact('Holders compared', typeof compared === 'number' ? `${duration(compared)} ago` : 'not yet'),
     fact('Leases of others', count(health.leases)),
     fact('Refused records', alarm(health.refused_records)),

@@ -119,6 +119,14 @@ impl Drop for NodeRuntime {
     }
 }
 
+/// What came of comparing what is here with its other holders.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Compared {
+    pub(super) at: Instant,
+    /// Chunks that were found on too few peers.
+    pub(super) under_replicated: u64,
+}
+
 pub(super) struct NodeInner {
     pub(super) store: Store,
     pub(super) config: NetConfig,
@@ -142,10 +150,8 @@ pub(super) struct NodeInner {
     pub(super) unpublished: Mutex<HashSet<String>>,
     /// Names under which the last record had nothing of other machines that share the scope.
     pub(super) alone: Mutex<HashSet<String>>,
-    /// Chunks that the last comparison found on too few peers.
-    pub(super) under_replicated: AtomicU64,
-    /// When that was.
-    pub(super) compared: Mutex<Option<Instant>>,
+    /// The last comparison with the other holders.
+    pub(super) compared: Mutex<Option<Compared>>,
     /// Wakes the upkeep before its time.
     pub(super) upkeep: Notify,
 }
@@ -354,7 +360,6 @@ async fn start(
         placed: Mutex::default(),
         unpublished: Mutex::default(),
         alone: Mutex::default(),
-        under_replicated: AtomicU64::new(0),
         compared: Mutex::default(),
         upkeep: Notify::new(),
     });

@@ -43,8 +43,8 @@ pub struct Health {
     pub leases: usize,
     /// Keys of this store that are not in the network as they are here, or on too few peers; the node goes on trying.
     pub unpublished: u64,
-    /// Chunks that the last comparison found on too few peers.
-    pub under_replicated: u64,
+    /// Chunks that the last comparison found on fewer peers than `replication_factor`, also where there are no more; `None` before the first.
+    pub under_replicated: Option<u64>,
     /// When the placement groups held here were last compared with their other holders.
     pub compared_seconds_ago: Option<f64>,
     /// Records that were refused.
@@ -98,6 +98,7 @@ impl Node {
         let view = self.block_on(self.inner.handle.view())?;
         let leases = self.inner.store.leases()?.all();
         let (links, served) = (&self.inner.links, &self.inner.served);
+        let compared = *lock(&self.inner.compared);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Health {
             peer_id: self.peer_id().to_string(),
@@ -113,8 +114,8 @@ impl Node {
             stored_bytes: stat.stored_bytes,
             leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
             unpublished: lock(&self.inner.unpublished).len() as u64,
-            under_replicated: count(&self.inner.under_replicated),
-            compared_seconds_ago: lock(&self.inner.compared).map(|at| at.elapsed().as_secs_f64()),
+            under_replicated: compared.map(|compared| compared.under_replicated),
+            compared_seconds_ago: compared.map(|compared| compared.at.elapsed().as_secs_f64()),
             refused_records: count(&self.inner.refused_records),
             wrong_chunks: count(&served.wrong_chunks),
             refused_requests: count(&served.refused_requests),

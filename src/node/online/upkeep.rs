@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
@@ -24,7 +23,7 @@ use crate::net::push::{Homed, push};
 use crate::net::wire::Frame;
 use crate::node::maintain::GcOptions;
 use crate::node::online::keeper::readable_of;
-use crate::node::online::node::NodeInner;
+use crate::node::online::node::{Compared, NodeInner};
 use crate::node::online::publish::{Errand, fingerprint, listing_of, lock};
 use crate::node::online::tasks::blocking;
 use crate::store::KeyRefs;
@@ -89,6 +88,15 @@ impl NodeInner {
 /// What peers lack: for each the chunks, and the leases that they are under here.
 type Lacking = HashMap<libp2p::PeerId, (PeerAddresses, Vec<(Homed, Vec<LeaseTerms>)>)>;
 
+/// Chunks that are on too few peers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Short {
+    /// Those that a peer lacks which should have them.
+    lacking: u64,
+    /// Those of groups for which there are too few peers. Nothing is to be done for them until more come.
+    scarce: u64,
+}
+
 /// What one round leaves for the next.
 #[derive(Default)]
 struct State {
@@ -101,6 +109,8 @@ struct State {
     /// A renewal has begun that is not done.
     renewing: bool,
     compared: Option<Instant>,
+    /// The last comparison found peers that lack chunks, and could not bring them all.
+    lacking: bool,
     /// Something has ended since garbage was collected last.
     ended: bool,
     collected: Option<Instant>,
@@ -169,8 +179,9 @@ impl State {
         if node.connected().await.is_ok_and(|peers| peers > 0) {
             let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
             let departed = self.away.values().any(|since| since.elapsed() >= node.config.departure);
-            if due || departed || node.under_replicated.load(Ordering::Relaxed) > 0 {
-                note("comparing replicas", node.compare(&mut self.away).await);
+            if due || departed || self.lacking {
+                let compared = node.compare(&mut self.away).await;
+                note("comparing replicas", compared.map(|short| self.lacking = short.lacking > 0));
                 self.compared = Some(Instant::now());
             }
             note("noting peers", node.note_peers().await);
@@ -253,17 +264,19 @@ impl NodeInner {
 
     /// Compares the groups that are held here with their other holders, and brings those what they lack, if this node is the first in rank
     /// of those that have it. Notes how many chunks are on too few peers.
-    async fn compare(&self, away: &mut HashMap<libp2p::PeerId, Instant>) -> Result<()> {
+    async fn compare(&self, away: &mut HashMap<libp2p::PeerId, Instant>) -> Result<Short> {
         let store = self.store.clone();
         let groups = blocking(move || store.leases()?.groups(NodeInner::now())).await?;
         let groups = groups.into_iter().filter_map(Group::new).collect();
         let holders = self.resolver.holders(&groups).await?;
         let mut missing: Lacking = HashMap::new();
-        let mut short = 0;
+        let mut short = Short::default();
         let mut unreachable = HashSet::new();
         for group in groups {
             let ranked = holders.get(&group).map(Vec::as_slice).unwrap_or_default();
-            short += self.compare_group(group, ranked, &mut missing, &mut unreachable).await?;
+            let found = self.compare_group(group, ranked, &mut missing, &mut unreachable).await?;
+            short.lacking += found.lacking;
+            short.scarce += found.scarce;
         }
         away.retain(|peer, _| unreachable.contains(peer));
         for peer in &unreachable {
@@ -274,21 +287,20 @@ impl NodeInner {
             }
         }
         for (peer, chunks) in missing.into_values() {
-            short = short.saturating_sub(self.bring_to(&peer, chunks).await);
+            short.lacking = short.lacking.saturating_sub(self.bring_to(&peer, chunks).await);
         }
-        self.under_replicated.store(short, Ordering::Relaxed);
-        *lock(&self.compared) = Some(Instant::now());
-        Ok(())
+        *lock(&self.compared) = Some(Compared { at: Instant::now(), under_replicated: short.lacking + short.scarce });
+        Ok(short)
     }
 
-    /// Compares one group. Says how many of its chunks are missing somewhere.
+    /// Compares one group. Says how many of its chunks are missing somewhere, or on all the peers that there are and too few still.
     async fn compare_group(
         &self,
         group: Group,
         ranked: &[PeerAddresses],
         missing: &mut Lacking,
         unreachable: &mut HashSet<libp2p::PeerId>,
-    ) -> Result<u64> {
+    ) -> Result<Short> {
         let store = self.store.clone();
         let own = blocking(move || readable_of(&store, group.number())).await?;
         // The first R that answer are the holders for now.
@@ -314,7 +326,8 @@ impl NodeInner {
                 }
             }
         }
-        let mut short = 0;
+        let is_scarce = others.len() + usize::from(own_rank.is_some()) < self.config.replication_factor;
+        let mut short = Short::default();
         for (hash, home) in own {
             let lacking = others.iter().filter(|(.., hashes)| !hashes.contains(&hash));
             let first = others.iter().filter(|(.., hashes)| hashes.contains(&hash)).map(|(rank, ..)| *rank).min();
@@ -330,7 +343,8 @@ impl NodeInner {
                     entry.1.push(((hash, home), terms.await?));
                 }
             }
-            short += u64::from(lacks);
+            short.lacking += u64::from(lacks);
+            short.scarce += u64::from(is_scarce && !lacks);
         }
         Ok(short)
     }

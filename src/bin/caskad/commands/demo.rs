@@ -181,7 +181,7 @@ impl Network {
             let compared = health.compared_seconds_ago.map(|seconds| lost.elapsed().as_secs_f64() - seconds);
             // That a node does not answer is noticed by one comparison, and counts for the next.
             healed &= compared.is_some_and(|after| after > 3.0 * DEPARTURE.as_secs_f64());
-            healed &= health.under_replicated == 0;
+            healed &= health.under_replicated == Some(0);
         }
         Ok(healed)
     }

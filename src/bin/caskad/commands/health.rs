@@ -34,9 +34,9 @@ fn describe(health: &Report) -> String {
         count(health.refused_connections, "connection"),
         count(health.broken_streams, "broken stream")
     );
-    let lacking = match health.compared_seconds_ago {
+    let lacking = match health.under_replicated {
         None => "not compared with peers yet".to_owned(),
-        Some(_) => format!("{} on too few peers", count(health.under_replicated, "chunk")),
+        Some(chunks) => format!("{} on too few peers", count(chunks, "chunk")),
     };
     let text = [
         ("peer", health.peer_id.clone()),
