@@ -258,19 +258,26 @@ impl Server {
     /// The answer to one request. An error ends the stream; what only this request can be blamed for is a `Refuse`.
     fn answer(&self, session: &mut Session, frame: Frame) -> Result<Frame, StreamError> {
         let request = frame.request();
-        match self.try_answer(session, frame) {
-            Ok(answer) => answer,
+        let answer = match self.try_answer(session, frame) {
+            Ok(answer) => answer?,
             Err(error) => {
-                self.served.refused_requests.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("a request of {} is refused: {error}", session.peer);
                 let (code, why) = match &error {
                     Error::Limit { .. } | Error::NoSpace { .. } => (Refused::Full, error.to_string()),
                     // What is wrong with our disk is nobody else's business.
                     _ => (Refused::Failed, "its store failed".to_owned()),
                 };
-                Ok(Frame::Refuse(request, code, why))
+                Frame::Refuse(request, code, why)
             }
-        }
+        };
+        let is_refused = match &answer {
+            Frame::Refuse(..) => true,
+            // What there is no room for.
+            Frame::Taken(_, statuses) => statuses.contains(&PutStatus::Full),
+            _ => false,
+        };
+        self.served.refused_requests.fetch_add(u64::from(is_refused), Ordering::Relaxed);
+        Ok(answer)
     }
 
     fn try_answer(&self, session: &mut Session, frame: Frame) -> Result<Result<Frame, StreamError>> {

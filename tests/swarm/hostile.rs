@@ -92,6 +92,7 @@ fn a_flood_of_puts_ends_at_the_quota() {
         }
     }
     assert_eq!(stored, 10, "ten times 100 KB are below 1 MiB");
+    assert_eq!(swarm.nodes[0].health().unwrap().refused_requests, 40 - stored);
     assert_eq!(raw.ask(&Frame::Commit(99, 1)), Frame::Done(99));
     assert!(swarm.nodes[0].store().stat().unwrap().stored_bytes < 2 << 20);
     assert!(swarm.nodes[0].store().verify_all(&Monitor::none()).unwrap().ok);
@@ -174,7 +175,8 @@ fn leases_of_others_and_requests_out_of_place_are_refused() {
     }
     assert!(matches!(raw.ask(&Frame::Begin(14, terms(raw.key))), Frame::Refuse(14, ..)), "intakes are bounded");
     assert_eq!(raw.ask(&Frame::Renew(20, terms(raw.key))), Frame::Lease(20, None), "nothing was committed");
-    assert!(swarm.nodes[0].health().unwrap().listen.len() == 1, "the node goes on");
+    let health = swarm.nodes[0].health().unwrap();
+    assert_eq!((health.listen.len(), health.refused_requests), (1, 5), "the node goes on");
 }
 
 #[test]
