@@ -236,8 +236,7 @@ impl EventLoop {
                 stats,
                 step,
             })) => {
-                let answered = stats.num_failures() == 0 && stats.num_pending() == 0;
-                self.progressed(id, result, answered, step.last);
+                self.progressed(id, result, &stats, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
@@ -343,8 +342,11 @@ impl EventLoop {
         known.sum::<usize>() < ANSWERS
     }
 
-    /// A query has come to something; `answered`: by all that were asked.
-    fn progressed(&mut self, id: QueryId, result: QueryResult, answered: bool, last: bool) {
+    /// A query has come to something.
+    fn progressed(&mut self, id: QueryId, result: QueryResult, stats: &kad::QueryStats, last: bool) {
+        let asked = stats.num_requests() > 0;
+        // By all that were asked.
+        let answered = stats.num_failures() == 0 && stats.num_pending() == 0;
         // Looked at only where it matters: all buckets are counted.
         let is_small = !answered && self.is_small();
         let Some(query) = self.queries.get_mut(&id) else { return };
@@ -360,6 +362,7 @@ impl EventLoop {
                     addresses: found.addrs.into_iter().take(limits::PEER_ADDRESSES).collect(),
                 });
                 closest.peers.extend(found);
+                closest.asked = asked;
                 closest.complete = (answered || is_small) && !timed_out;
             }
             (Query::Get { key, found, enough, .. }, QueryResult::GetRecord(Ok(FoundRecord(there)))) => {
@@ -392,7 +395,10 @@ impl EventLoop {
             _ => {}
         }
         if last {
-            match self.queries.remove(&id) {
+            let query = self.queries.remove(&id);
+            let is_lookup = asked && matches!(query, Some(Query::Closest(..) | Query::Get { .. }));
+            self.counts.lookups.fetch_add(u64::from(is_lookup), Ordering::Relaxed);
+            match query {
                 Some(Query::Closest(closest, answer)) => drop(answer.send(closest)),
                 Some(Query::Put(answer, took)) => drop(answer.send((true, took))),
                 Some(Query::Get { found, answer, .. }) => drop(answer.send(found)),

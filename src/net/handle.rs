@@ -25,6 +25,8 @@ pub(crate) struct Closest {
     pub(crate) peers: Vec<PeerAddresses>,
     /// No peer that was asked failed to answer.
     pub(crate) complete: bool,
+    /// There was somebody to ask.
+    pub(crate) asked: bool,
 }
 
 /// What the swarm knows of the network.
@@ -76,7 +78,8 @@ pub(crate) struct Handle {
 pub(super) struct Counts {
     /// Connections that were not let in.
     pub(super) refused_connections: AtomicU64,
-    lookups: AtomicU64,
+    /// Lookups that have asked somebody.
+    pub(super) lookups: AtomicU64,
 }
 
 impl std::fmt::Debug for Handle {
@@ -118,7 +121,7 @@ impl Handle {
         Arc::clone(&self.counts)
     }
 
-    /// Lookups so far, for keys and records.
+    /// Lookups so far, for keys and records, that have asked somebody.
     pub(crate) fn lookups(&self) -> u64 {
         self.counts.lookups.load(Ordering::Relaxed)
     }
@@ -155,7 +158,6 @@ impl Handle {
 
     /// The peers closest to `key`.
     pub(crate) async fn closest(&self, key: Vec<u8>) -> Result<Closest> {
-        self.counts.lookups.fetch_add(1, Ordering::Relaxed);
         self.ask(|answer| Command::Closest(key, answer)).await
     }
 
@@ -166,7 +168,6 @@ impl Handle {
 
     /// The records under `key`, from `enough` peers if so many have one.
     pub(crate) async fn get_record(&self, key: kad::RecordKey, enough: usize) -> Result<FoundRecords> {
-        self.counts.lookups.fetch_add(1, Ordering::Relaxed);
         self.ask(|answer| Command::GetRecord(key, enough, answer)).await
     }
 

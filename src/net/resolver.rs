@@ -106,7 +106,11 @@ impl Resolver {
                 under_way.push(async move { (place, self.handle.closest(key).await) });
             }
             let Some((place, found)) = under_way.next().await else { break };
-            let Closest { peers, complete } = found?;
+            let Closest { peers, complete, asked } = found?;
+            if !asked {
+                // Nobody is known: the next place would be looked up as vainly.
+                break;
+            }
             let some = !peers.is_empty();
             let mut regions = self.regions();
             if some {

@@ -164,3 +164,13 @@ fn chunks_for_which_there_are_too_few_peers_are_told_of() {
     swarm.settle();
     eventually("three are enough", || swarm.nodes.iter().all(|node| short(node) == Some(0)));
 }
+
+#[test]
+fn a_lone_node_looks_nothing_up() {
+    let mut config = quick();
+    config.replication_factor = 1;
+    let swarm = Swarm::start(1, config);
+    for seed in 0..2 {
+        assert_eq!(swarm.put(0, "m", random(8 << 20, seed)).network.unwrap().lookups, 0, "there is nobody to ask");
+    }
+}
