@@ -65,6 +65,14 @@ impl Context {
         &self.console
     }
 
+    /// Says on standard error what goes on, where somebody may want to know.
+    pub(crate) fn tell(&self, text: &str) {
+        if !self.global.quiet && !self.global.json {
+            self.monitor.finish();
+            self.console.tell(text);
+        }
+    }
+
     /// `path` as this process must name it.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         self.console.path(path)

@@ -64,10 +64,12 @@ impl Demo {
             source,
         })?;
         let mut network = Network { nodes: Vec::new(), rows: Vec::new() };
+        context.tell(&format!("starting {} nodes", self.nodes));
         for index in 0..self.nodes {
             context.monitor().check()?;
             network.nodes.push(start(directory.path(), index)?);
         }
+        context.tell("waiting until they know each other");
         let expected = usize::from(self.nodes) - 1;
         for node in &network.nodes {
             wait("the nodes to find each other", context, || Ok(node.peers()?.len() >= expected.min(20)))?;
@@ -79,8 +81,10 @@ impl Demo {
         network.get("get it elsewhere", reader, 1, &base, directory.path(), context)?;
         network.put("put version 2, trained further", &tuned, context)?;
         network.get("get it where version 1 is", reader, 2, &tuned, directory.path(), context)?;
+        context.tell("lose two nodes, repair");
         for lost in [1, 2] {
-            network.nodes.remove(lost).shutdown()?;
+            // Gone without a word, as if it had been killed.
+            drop(network.nodes.remove(lost));
         }
         let started = Instant::now();
         let sent = network.sent()?;
@@ -97,11 +101,18 @@ impl Demo {
         });
         network.get("get version 2 on another node", 2, 2, &tuned, directory.path(), context)?;
         context.list(network.rows.as_slice(), describe)?;
-        for node in network.nodes {
-            node.shutdown()?;
-        }
+        end(network.nodes)?;
         Ok(Exit::Done)
     }
+}
+
+/// Ends nodes all at once. One after another, those that are left would look for those that are gone.
+fn end(nodes: Vec<Node>) -> Result<()> {
+    let ends: Vec<_> = nodes.into_iter().map(|node| std::thread::spawn(|| node.shutdown())).collect();
+    for end in ends {
+        end.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    }
+    Ok(())
 }
 
 /// A node in this process, over memory in place of wires.
@@ -121,6 +132,7 @@ fn start(directory: &Path, index: u16) -> Result<Node> {
 
 impl Network {
     fn put(&mut self, step: &'static str, model: &[u8], context: &Context) -> Result<()> {
+        context.tell(step);
         let payload = Payload::reader("model.safetensors", Cursor::new(model.to_vec()));
         let Some(node) = self.nodes.first() else { return Ok(()) };
         let report = node.put(&"demo/model".parse()?, payload, &PutOptions::default(), context.monitor())?;
@@ -146,6 +158,7 @@ impl Network {
         directory: &Path,
         context: &Context,
     ) -> Result<()> {
+        context.tell(step);
         let (Some(publisher), Some(node)) = (self.nodes.first(), self.nodes.get(reader)) else { return Ok(()) };
         let wanted: VersionRef = format!("@{}/demo/model@{version}", publisher.scope()).parse()?;
         let out = directory.join("restored.safetensors");
