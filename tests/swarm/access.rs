@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use caskad::net::config::NetConfig;
 use caskad::{Error, GetOptions, Monitor, PutOptions};
 
 use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
@@ -42,23 +43,37 @@ fn whoever_puts_is_told_of_peers_that_allow_it_no_more() {
     }
 }
 
-#[test]
-fn a_download_is_no_faster_than_its_cap() {
-    let swarm = Swarm::start(3, quick());
-    let none = Monitor::none();
+/// How long it takes a node of these settings to get 3 MiB that `holders` keep.
+fn time_to_get(holders: &Swarm, mut reader: NetConfig) -> Duration {
     let bytes = random(3 << 20, 1);
-    swarm.put(0, "m", bytes.clone());
-    let mut slow = Swarm::start(0, quick());
-    let mut config = quick();
-    config.download_bytes_per_second = 1 << 20;
-    config.join.push(swarm.address(0));
-    let reader = slow.add_with(config);
-    eventually("it has joined", || reader.peers().unwrap().len() == 3);
-    let out = slow.dir.path().join("out");
+    holders.put(0, "m", bytes.clone());
+    let mut others = Swarm::start(0, quick());
+    reader.join.push(holders.address(0));
+    let reader = others.add_with(reader);
+    eventually("it has joined", || reader.peers().unwrap().len() == holders.nodes.len());
+    let out = others.dir.path().join("out");
     let started = Instant::now();
-    let name = swarm.name(0, "m");
-    let report = reader.get(&name, &out, &GetOptions::default(), &none).unwrap();
+    let report = reader.get(&holders.name(0, "m"), &out, &GetOptions::default(), &Monitor::none()).unwrap();
     assert!(restored(&out) == bytes);
     assert!(report.from_peers > 0);
-    assert!(started.elapsed() > Duration::from_secs(2), "3 MiB at 1 MiB a second in {:?}", started.elapsed());
+    started.elapsed()
+}
+
+#[test]
+fn a_download_is_no_faster_than_its_cap() {
+    let mut config = quick();
+    config.download_bytes_per_second = 1 << 20;
+    let took = time_to_get(&Swarm::start(3, quick()), config);
+    assert!(took > Duration::from_secs(2), "3 MiB at 1 MiB a second in {took:?}");
+}
+
+#[test]
+fn an_upload_is_no_faster_than_its_cap() {
+    let mut config = quick();
+    config.upload_bytes_per_second = 1 << 20;
+    config.replication_factor = 1;
+    // Nothing is brought to the reader before it asks.
+    config.refresh_interval = Duration::from_secs(3600);
+    let took = time_to_get(&Swarm::start(1, config), quick());
+    assert!(took > Duration::from_secs(2), "3 MiB at 1 MiB a second in {took:?}");
 }
