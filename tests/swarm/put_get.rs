@@ -1,9 +1,9 @@
 //! Put on one node, get on another.
 
 use caskad::chunk::ChunkSource as _;
-use caskad::{Error, GetOptions, Hash, Monitor, Part};
+use caskad::{Error, GetOptions, Hash, Monitor, Part, PutOptions};
 
-use crate::nodes::{Swarm, eventually, quick, random, restored};
+use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
 
 #[test]
 fn what_one_node_puts_another_gets_byte_for_byte() {
@@ -163,6 +163,19 @@ fn chunks_for_which_there_are_too_few_peers_are_told_of() {
     swarm.add();
     swarm.settle();
     eventually("three are enough", || swarm.nodes.iter().all(|node| short(node) == Some(0)));
+}
+
+#[test]
+fn a_put_that_finds_too_few_peers_speaks_of_its_own_version() {
+    let swarm = Swarm::start(1, quick());
+    for version in 1..3 {
+        let (key, options) = ("m".parse().unwrap(), PutOptions::default());
+        let put = swarm.nodes[0].put(&key, payload(random(4 << 20, 1)), &options, &Monitor::none());
+        let Err(Error::TooFewPeers { name, short, chunks, .. }) = put else { panic!("{put:?}") };
+        let own = swarm.nodes[0].store().version(&name.parse().unwrap()).unwrap().manifest().chunks.len();
+        // The chunks of its manifest, and the manifest.
+        assert_eq!((name, short, chunks), (format!("m@{version}"), own + 1, own + 1));
+    }
 }
 
 #[test]

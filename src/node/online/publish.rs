@@ -65,6 +65,7 @@ enum Standing {
 struct Unplaced {
     document: Document,
     terms: LeaseTerms,
+    number: u64,
     expires_unix_ms: Option<u64>,
 }
 
@@ -124,11 +125,12 @@ impl NodeInner {
         let mut catalogue = Catalogue::default();
         // The last one is placed together with the catalogue, where that has to be placed.
         let mut unplaced: Option<Unplaced> = None;
+        let mut versions = Vec::new();
         for (number, entry) in &published(&refs) {
             if let Some(version) = unplaced.take() {
-                placed.add(self.place_version(version, errand).await?);
+                versions.push(self.place_version(version, errand).await?);
             }
-            let (manifest, standing) = self.describe_version(entry, errand).await?;
+            let (manifest, standing) = self.describe_version(*number, entry, errand).await?;
             match standing {
                 Standing::Placed { complete } => placed.incomplete += usize::from(!complete),
                 Standing::Unplaced(version) => unplaced = Some(version),
@@ -138,34 +140,34 @@ impl NodeInner {
                 .versions
                 .insert(*number, CataloguedVersion { manifest, entry: entry.clone(), labels, peer: None });
         }
-        let Some((latest, _)) = catalogue.versions.last_key_value() else {
+        if catalogue.versions.is_empty() {
             if refs.versions.is_empty() {
                 placed.add(self.withdraw(key, errand).await?);
             }
             // What has expired, the record has expired with.
             self.note_unpublished(key, false);
             return Ok(placed);
-        };
-        let latest = *latest;
+        }
         let version = async {
             match unplaced {
-                Some(version) => self.place_version(version, errand).await,
-                None => Ok(self.nothing_placed()),
+                Some(version) => self.place_version(version, errand).await.map(Some),
+                None => Ok(None),
             }
         };
         let (version, (record, listed)) = futures::try_join!(version, self.record_of(key, &catalogue, errand))?;
-        placed.add(version);
-        if placed.short > 0 {
+        versions.extend(version);
+        if let Some((number, short)) = versions.iter().rfind(|(_, placed)| placed.short > 0) {
             // A record names only what is kept.
             return Err(Error::TooFewPeers {
-                name: format!("{key}@{latest}"),
-                found: placed.fewest,
+                name: format!("{key}@{number}"),
+                found: short.fewest,
                 needed: self.config.quorum(),
-                short: placed.short,
-                chunks: placed.chunks,
-                peers: placed.peers.max(1),
+                short: short.short,
+                chunks: short.chunks,
+                peers: short.peers.max(1),
             });
         }
+        versions.into_iter().for_each(|(_, version)| placed.add(version));
         placed.add(self.publish_record(record, Named::Versions(key, &catalogue), errand).await?);
         placed.add(listed);
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
@@ -196,8 +198,13 @@ impl NodeInner {
         Placed { fewest: self.config.replication_factor, ..Placed::default() }
     }
 
-    /// What a catalogue says of a version, and what there is to do for it.
-    async fn describe_version(&self, entry: &VersionEntry, errand: Errand<'_>) -> Result<(Body, Standing)> {
+    /// What a catalogue says of version `number`, and what there is to do for it.
+    async fn describe_version(
+        &self,
+        number: u64,
+        entry: &VersionEntry,
+        errand: Errand<'_>,
+    ) -> Result<(Body, Standing)> {
         let hash = entry.manifest;
         let placed = self.placed_at(entry).filter(|placed| placed.complete || !errand.thorough);
         if let Some(PlacedAt { complete, .. }) = placed
@@ -224,7 +231,7 @@ impl NodeInner {
         }
         let homed = manifest.chunks.iter().enumerate();
         document.chunks.extend(homed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
-        let unplaced = Unplaced { document, terms, expires_unix_ms: entry.expires_unix_ms };
+        let unplaced = Unplaced { document, terms, number, expires_unix_ms: entry.expires_unix_ms };
         Ok((unplaced.document.body, Standing::Unplaced(unplaced)))
     }
 
@@ -236,15 +243,15 @@ impl NodeInner {
         (lasts && placed.at.elapsed() < self.config.ttl / 3).then_some(placed)
     }
 
-    /// Sees that a version is where it belongs.
-    async fn place_version(&self, version: Unplaced, errand: Errand<'_>) -> Result<Placed> {
-        let Unplaced { document, terms, expires_unix_ms } = version;
+    /// Sees that a version is where it belongs. Says which one it is, and how it was placed.
+    async fn place_version(&self, version: Unplaced, errand: Errand<'_>) -> Result<(u64, Placed)> {
+        let Unplaced { document, terms, number, expires_unix_ms } = version;
         let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
         if placed.short == 0 {
             let at = PlacedAt { at: Instant::now(), expires_unix_ms, complete: placed.incomplete == 0 };
             lock(&self.placed).insert(terms.manifest, at);
         }
-        Ok(placed)
+        Ok((number, placed))
     }
 
     /// Publishes the list of this scope's keys, whose hash is `state`.
