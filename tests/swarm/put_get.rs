@@ -176,6 +176,7 @@ fn a_put_that_finds_too_few_peers_speaks_of_its_own_version() {
         // The chunks of its manifest, and the manifest.
         assert_eq!((name, short, chunks), (format!("m@{version}"), own + 1, own + 1));
     }
+    assert_eq!(swarm.nodes[0].health().unwrap().unpublished_why.as_deref(), Some("nobody is connected"));
 }
 
 #[test]

@@ -214,6 +214,7 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     put(&second, "k/b", 3).unwrap();
     // The same number would be another version.
     assert!(put(&second, "k/f", 4).unwrap_err().to_string().contains("shares this scope"));
+    assert!(second.health().unwrap().unpublished_why.unwrap().contains("k/f@1 is another version"));
     put(&first, "k/a", 5).unwrap();
     // One after another of the same machine.
     put(&second, "k/b", 6).unwrap();

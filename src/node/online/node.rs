@@ -1,6 +1,6 @@
 //! [`Node`]: a running store in the network.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -146,8 +146,9 @@ pub(super) struct NodeInner {
     pub(super) publishing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// When each version was last known to be where it belongs, by manifest.
     pub(super) placed: Mutex<HashMap<Hash, PlacedAt>>,
-    /// Keys that are not in the network as they are here, as far as the last look and what came since tell.
-    pub(super) unpublished: Mutex<HashSet<String>>,
+    /// Keys that are not in the network as they are here, as far as the last look and what came since tell; with the last failure to publish
+    /// them.
+    pub(super) unpublished: Mutex<BTreeMap<String, Option<String>>>,
     /// Names under which the last record had nothing of other machines that share the scope.
     pub(super) alone: Mutex<HashSet<String>>,
     /// The last comparison with the other holders.

@@ -43,6 +43,8 @@ pub struct Health {
     pub leases: usize,
     /// Keys of this store that are not in the network as they are here, or on too few peers; the node goes on trying.
     pub unpublished: u64,
+    /// Why one of them is not: that nobody is connected, or the last failure to publish it.
+    pub unpublished_why: Option<String>,
     /// Chunks that the last comparison found on fewer peers than `replication_factor`, also where there are no more; `None` before the first.
     pub under_replicated: Option<u64>,
     /// When the placement groups held here were last compared with their other holders.
@@ -98,6 +100,11 @@ impl Node {
         let view = self.block_on(self.inner.handle.view())?;
         let leases = self.inner.store.leases()?.all();
         let (links, served) = (&self.inner.links, &self.inner.served);
+        let unpublished = lock(&self.inner.unpublished).clone();
+        let unpublished_why = match view.connected.is_empty() && !unpublished.is_empty() {
+            true => Some("nobody is connected".to_owned()),
+            false => unpublished.iter().find_map(|(key, why)| Some(format!("{key}: {}", why.as_ref()?))),
+        };
         let compared = *lock(&self.inner.compared);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Health {
@@ -113,7 +120,8 @@ impl Node {
             stored_chunks: stat.chunks,
             stored_bytes: stat.stored_bytes,
             leases: leases.iter().filter(|lease| lease.terms.owner != self.inner.owner).count(),
-            unpublished: lock(&self.inner.unpublished).len() as u64,
+            unpublished: unpublished.len() as u64,
+            unpublished_why,
             under_replicated: compared.map(|compared| compared.under_replicated),
             compared_seconds_ago: compared.map(|compared| compared.at.elapsed().as_secs_f64()),
             refused_records: count(&self.inner.refused_records),

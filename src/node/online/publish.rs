@@ -115,8 +115,16 @@ impl Node {
 }
 
 impl NodeInner {
-    /// Publishes `key` as it is now.
+    /// Publishes `key` as it is now. Why it could not be is noted.
     pub(super) async fn publish_key(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
+        let published = self.publish_versions(key, errand).await;
+        if let Err(error) = &published {
+            lock(&self.unpublished).insert(key.as_str().to_owned(), Some(error.to_string()));
+        }
+        published
+    }
+
+    async fn publish_versions(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
         let _turn = self.turn(key.as_str()).await;
         self.note_unpublished(key, true);
         let (store, own) = (self.store.clone(), key.clone());
@@ -179,9 +187,9 @@ impl NodeInner {
     pub(super) fn note_unpublished(&self, key: &Key, waits: bool) {
         let mut unpublished = lock(&self.unpublished);
         match waits {
-            true => unpublished.insert(key.as_str().to_owned()),
-            false => unpublished.remove(key.as_str()),
-        };
+            true => drop(unpublished.entry(key.as_str().to_owned()).or_default()),
+            false => drop(unpublished.remove(key.as_str())),
+        }
     }
 
     /// Waits until nobody else publishes under `name`.

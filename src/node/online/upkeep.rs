@@ -241,7 +241,7 @@ impl NodeInner {
         let errand = Errand { monitor: &none, grace: GRACE, thorough: true };
         let mut first = None;
         for key in own().map(|(key, _)| key).chain(&removed) {
-            if !renew && !lock(&self.unpublished).contains(key.as_str()) {
+            if !renew && !lock(&self.unpublished).contains_key(key.as_str()) {
                 continue;
             }
             if let Err(error) = self.publish_key(key, errand).await {

@@ -38,6 +38,11 @@ fn describe(health: &Report) -> String {
         None => "not compared with peers yet".to_owned(),
         Some(chunks) => format!("{} on too few peers", count(chunks, "chunk")),
     };
+    let waiting = format!("{} to be published", count(health.unpublished, "key"));
+    let waiting = match &health.unpublished_why {
+        Some(why) => format!("{waiting}; {why}"),
+        None => waiting,
+    };
     let text = [
         ("peer", health.peer_id.clone()),
         ("scope", format!("@{}", health.scope)),
@@ -47,7 +52,7 @@ fn describe(health: &Report) -> String {
         ("buckets", joined(&health.bucket_sizes)),
         ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
         ("keeps", format!("{} of other peers", count(health.leases as u64, "lease"))),
-        ("waiting", format!("{} to be published", count(health.unpublished, "key"))),
+        ("waiting", waiting),
         ("lacking", lacking),
         ("refused", refused),
         ("traffic", format!("{} sent, {} received", size(health.sent_bytes), size(health.received_bytes))),
