@@ -58,7 +58,7 @@ enum Standing {
     /// Nothing: it was seen not long ago to be where it belongs, on as many peers as it should be if that is `complete`.
     Placed { complete: bool },
     /// It has to be placed.
-    Unplaced(Unplaced),
+    Unplaced(Box<Unplaced>),
 }
 
 /// A version that is described and has to be seen to be where it belongs: the chunks of its manifest, and those that it names.
@@ -141,7 +141,7 @@ impl NodeInner {
             let (manifest, standing) = self.describe_version(*number, entry, errand).await?;
             match standing {
                 Standing::Placed { complete } => placed.incomplete += usize::from(!complete),
-                Standing::Unplaced(version) => unplaced = Some(version),
+                Standing::Unplaced(version) => unplaced = Some(*version),
             }
             let labels = labels_of(&refs, *number);
             catalogue
@@ -240,7 +240,7 @@ impl NodeInner {
         let homed = manifest.chunks.iter().enumerate();
         document.chunks.extend(homed.filter_map(|(index, chunk)| Some((chunk.hash, manifest.home(index)?))));
         let unplaced = Unplaced { document, terms, number, expires_unix_ms: entry.expires_unix_ms };
-        Ok((unplaced.document.body, Standing::Unplaced(unplaced)))
+        Ok((unplaced.document.body, Standing::Unplaced(Box::new(unplaced))))
     }
 
     /// How a version was placed, if that was not long ago, and for as long as it is to be kept now.
