@@ -50,7 +50,7 @@ fn time_to_get(holders: &Swarm, mut reader: NetConfig) -> Duration {
     let mut others = Swarm::start(0, quick());
     reader.join.push(holders.address(0));
     let reader = others.add_with(reader);
-    eventually("it has joined", || reader.peers().unwrap().len() == holders.nodes.len());
+    eventually("it has joined", || reader.health().unwrap().known_peers == holders.nodes.len());
     let out = others.dir.path().join("out");
     let started = Instant::now();
     let report = reader.get(&holders.name(0, "m"), &out, &GetOptions::default(), &Monitor::none()).unwrap();
