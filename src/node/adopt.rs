@@ -77,6 +77,7 @@ impl Store {
     }
 
     /// Stores the bytes of a manifest that a version here has and that is damaged.
+    #[cfg(feature = "net")]
     pub(super) fn restore_manifest(&self, bytes: &[u8]) -> Result<()> {
         self.commit_manifest(&self.inner.chunks.begin()?, bytes, |_| Ok(Vec::new()))
     }

@@ -74,7 +74,9 @@ impl Bench {
         }
         let binary = self.path("caskad");
         if !binary.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_caskad"), &binary).unwrap();
+            // By another process: what this one has open for writing, its children have as well, and then it cannot be run.
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_caskad")).arg(&binary).status().unwrap();
+            assert!(copied.success());
             set_mode(self.dir.path(), 0o755);
         }
         let mut command = self.command_of(&binary, args);

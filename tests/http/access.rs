@@ -93,7 +93,7 @@ fn a_connection_serves_one_request_after_the_other() {
 
 #[test]
 fn a_connection_that_never_finishes_a_head_is_closed() {
-    let window = Window::open_with(|options| options.stall(Duration::from_millis(300)));
+    let window = Window::open_with(|options| options.stall(Duration::from_secs(2)));
     for begun in [b"".as_slice(), b"GET / HTT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"] {
         let mut stream = window.connect();
         stream.write_all(begun).unwrap();

@@ -264,13 +264,13 @@ fn without_peers_it_is_said_that_there_are_none() {
 fn what_has_expired_is_not_listed() {
     let net = Net::start(2, &[]);
     net.write("payload.bin", &random(100_000, 8));
-    net.ok(0, &["put", "payload.bin", "--as", "short", "--ttl", "8s"]);
+    net.ok(0, &["put", "payload.bin", "--as", "short", "--ttl", "25s"]);
     net.ok(0, &["put", "payload.bin", "--as", "long"]);
     let scope = format!("@{}", net.nodes[0].scope);
     // The publisher is not asked for anything, which would have it look at its keys.
     let listed = |count: usize| net.json(1, &["ls", &scope]).as_array().unwrap().len() == count;
-    net.within(Duration::from_secs(7), "both are listed", || listed(2));
-    net.within(Duration::from_secs(30), "one is left", || listed(1));
+    net.within(Duration::from_secs(22), "both are listed", || listed(2));
+    net.within(Duration::from_secs(60), "one is left", || listed(1));
     assert_eq!(net.json(0, &["ls"]).as_array().unwrap().len(), 1);
     let log = net.run(1, &["log", &net.key(0, "short")]);
     let message = String::from_utf8(log.stderr).unwrap();
@@ -305,7 +305,7 @@ fn gradients_of_a_round_are_folded() {
     }
     let workers: Vec<String> = net.nodes.iter().map(|node| format!("@{}", node.scope)).collect();
     let mut args =
-        vec!["gradient", "collect", "--run", "r", "--round", "1", "--deadline", "2s", "-o", "mean.safetensors"];
+        vec!["gradient", "collect", "--run", "r", "--round", "1", "--deadline", "8s", "-o", "mean.safetensors"];
     workers.iter().for_each(|worker| args.extend(["--worker", worker]));
     let report = net.json(2, &args);
     assert_eq!((&report["contributions"], report["missing"].as_array().unwrap().len()), (&2.into(), 1), "{report}");

