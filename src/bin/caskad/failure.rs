@@ -51,6 +51,8 @@ pub(crate) enum Failure {
     Output(io::Error),
     /// The node that carried the command out is gone.
     NodeEnded,
+    /// The node met a defect of its own while it carried the command out.
+    Panicked,
 }
 
 impl From<Error> for Failure {
@@ -109,7 +111,7 @@ impl Failure {
                 _ => EXIT_ERROR,
             },
             Failure::Resumable => EXIT_INTERRUPTED,
-            Failure::Usage(_) | Failure::Output(_) | Failure::NodeEnded => EXIT_ERROR,
+            Failure::Usage(_) | Failure::Output(_) | Failure::NodeEnded | Failure::Panicked => EXIT_ERROR,
         }
     }
 
@@ -120,6 +122,7 @@ impl Failure {
             Failure::Resumable => Error::Cancelled.kind(),
             Failure::Output(_) => "io",
             Failure::NodeEnded => "node_ended",
+            Failure::Panicked => "panicked",
         }
     }
 
@@ -132,6 +135,11 @@ impl Failure {
             Failure::NodeEnded => "the node on this store ended before the command was done; \
                                    what it was storing may be stored: look with `caskad log`"
                 .to_owned(),
+            Failure::Panicked => {
+                "the node on this store met a defect of its own, which its log describes: please report it; \
+                                  what the command was storing may be stored: look with `caskad log`"
+                    .to_owned()
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::io::{self, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -152,7 +153,8 @@ fn serve(stream: &mut UnixStream, shared: &Arc<Shared>) -> io::Result<u8> {
     stream.set_read_timeout(None)?;
     let left = Arc::<AtomicBool>::default();
     watch(stream.try_clone()?, monitor.clone(), Arc::clone(&left))?;
-    let outcome = cli.command.run(&context);
+    // The client waits for an answer, whatever becomes of this thread. What the command shares with others is consistent at all times.
+    let outcome = catch_unwind(AssertUnwindSafe(|| cli.command.run(&context))).unwrap_or(Err(Failure::Panicked));
     context.monitor().finish();
     shared.host.changed();
     shared.monitors.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !other.is(&monitor));
