@@ -52,7 +52,7 @@ impl Store {
         }
         self.inner.chunks.raise_format()?;
         let hash = Hash::of(bytes);
-        self.commit_manifest(&session, bytes, |session| {
+        self.commit_manifest(&session, (hash, bytes), |session| {
             let known = self.inner.chunks.refs(key)?;
             let before = known.versions.get(&number);
             if before.is_some_and(|before| before.manifest != hash) {
@@ -76,22 +76,22 @@ impl Store {
         })
     }
 
-    /// Stores the bytes of a manifest that a version here has and that is damaged.
+    /// Stores the bytes of the manifest `hash`, which a version here has and which is damaged.
     #[cfg(feature = "net")]
-    pub(super) fn restore_manifest(&self, bytes: &[u8]) -> Result<()> {
-        self.commit_manifest(&self.inner.chunks.begin()?, bytes, |_| Ok(Vec::new()))
+    pub(super) fn restore_manifest(&self, hash: Hash, bytes: &[u8]) -> Result<()> {
+        self.commit_manifest(&self.inner.chunks.begin()?, (hash, bytes), |_| Ok(Vec::new()))
     }
 
     fn commit_manifest(
         &self,
         session: &Session,
-        bytes: &[u8],
+        (hash, bytes): (Hash, &[u8]),
         refs: impl FnOnce(&Session) -> Result<Vec<RefChange>>,
     ) -> Result<()> {
         let mut frame = Vec::new();
         let codec = self.with_encoder(Effort::Default, |encoder| encoder.encode_frame(bytes, &mut frame));
         let payload = if codec == Codec::Raw { bytes } else { &frame };
-        let (hash, plain_len) = (Hash::of(bytes), bytes.len() as u32);
+        let plain_len = bytes.len() as u32;
         session.commit(&EncodedChunk { hash, plain_len, codec, base: None, payload }, refs)
     }
 }

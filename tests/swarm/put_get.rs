@@ -72,7 +72,9 @@ fn a_manifest_that_is_damaged_here_comes_from_peers() {
     let damage_manifest = || {
         let packed = std::fs::read(&pack).unwrap();
         let records = packed.windows(32).enumerate().filter(|(_, window)| *window == manifest.as_bytes());
-        damage(&pack, records.map(|(at, _)| at + 200));
+        let places: Vec<usize> = records.map(|(at, _)| at + 200).collect();
+        assert!(!places.is_empty());
+        damage(&pack, places);
     };
     damage_manifest();
     let out = swarm.dir.path().join("out");

@@ -66,8 +66,13 @@ impl Node {
         store.version(wanted).or_else(|error| match error {
             Error::Damaged { .. } => {
                 monitor.warn(&format!("the manifest of {wanted} is damaged; it is fetched again from peers"));
-                self.heal_manifest(wanted, monitor).map_err(|_| error)?;
-                store.version(wanted)
+                match self.heal_manifest(wanted, monitor) {
+                    Ok(()) => store.version(wanted),
+                    Err(why) => {
+                        monitor.warn(&format!("it did not come: {why}"));
+                        Err(error)
+                    }
+                }
             }
             error => Err(error),
         })
@@ -80,12 +85,13 @@ impl Node {
             self.in_own_scope(&VersionRef { key: wanted.key.clone(), version: VersionSpec::Number(number) });
         let bytes = self.block_on(async {
             let found = self.inner.find_foreign(&published, Look::Newest, monitor).await?;
-            if found.version.entry.manifest != entry.manifest {
+            if found.version.manifest.hash != entry.manifest {
                 let why = format!("{published} is published with another manifest than it has here");
                 return Err(Error::Network { what: PUBLISHED, why });
             }
             self.inner.document(found.version.manifest, found.publisher, monitor).await
         })?;
-        self.inner.store.restore_manifest(&bytes)
+        // A document is verified against the hash that it was asked by.
+        self.inner.store.restore_manifest(entry.manifest, &bytes)
     }
 }
