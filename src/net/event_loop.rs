@@ -24,6 +24,7 @@ use crate::limits;
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
 use crate::net::handle::{Closest, Command, Counts, FoundRecords, Handle, NetworkView, PeerAddresses, PeerEvent};
+use crate::net::look_around::LookAround;
 use crate::net::notices::{Notices, cause};
 use crate::net::region::ANSWERS;
 
@@ -44,6 +45,7 @@ pub(crate) struct EventLoop {
     dials: HashMap<PeerId, Vec<oneshot::Sender<Result<()>>>>,
     connected: BTreeMap<PeerId, Vec<Multiaddr>>,
     join: Vec<Multiaddr>,
+    look_around: LookAround,
     notices: Notices,
     counts: Arc<Counts>,
 }
@@ -70,6 +72,7 @@ impl EventLoop {
             dials: HashMap::new(),
             connected: BTreeMap::new(),
             join,
+            look_around: LookAround::new(config.refresh_interval, Instant::now()),
             notices: Notices::new(handle.own(), config.join.clone()),
             counts: handle.counts(),
         };
@@ -93,6 +96,7 @@ impl EventLoop {
                 },
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rejoin.tick() => self.rejoin(),
+                () = tokio::time::sleep_until(self.look_around.next().into()) => self.look_around(),
             }
         }
     }
@@ -124,6 +128,14 @@ impl EventLoop {
                 self.join(address);
             }
         }
+    }
+
+    /// Looks for the peers that are closest to this node: those that answer enter the routing table.
+    fn look_around(&mut self) {
+        self.look_around.looked(Instant::now());
+        let own = *self.swarm.local_peer_id();
+        // Nobody waits for the answer.
+        self.swarm.behaviour_mut().kad.get_closest_peers(own);
     }
 
     fn join(&mut self, address: Multiaddr) {
@@ -305,12 +317,18 @@ impl EventLoop {
             return;
         }
         let addresses: Vec<Multiaddr> = info.listen_addrs.iter().take(limits::PEER_ADDRESSES).cloned().collect();
+        let before = self.known_addresses(peer);
         for address in &addresses {
             self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
         }
+        let known = self.known_addresses(peer);
+        // One for which the routing table has no room is nobody new, however often it comes.
+        if before.is_empty() && !known.is_empty() {
+            self.look_around.came(Instant::now());
+        }
         // What it said before counts no more: the addresses of a peer are part of every answer that names it.
         let said: Vec<Multiaddr> = addresses.iter().filter_map(|address| address.clone().with_p2p(peer).ok()).collect();
-        for address in self.known_addresses(peer) {
+        for address in known {
             if !said.contains(&address) && !addresses.contains(&address) {
                 self.swarm.behaviour_mut().kad.remove_address(&peer, &address);
             }

@@ -34,6 +34,8 @@ pub(crate) mod kad_records;
 #[cfg(feature = "net")]
 pub(crate) mod link;
 #[cfg(feature = "net")]
+mod look_around;
+#[cfg(feature = "net")]
 mod mux;
 #[cfg(feature = "net")]
 mod notices;

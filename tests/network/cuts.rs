@@ -1,6 +1,6 @@
 //! Hosts on a local network: they find each other by themselves, and a network that is cut in two heals.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::lan::Lan;
 use crate::process::{Net, random};
@@ -59,11 +59,7 @@ fn a_network_that_was_cut_in_two_heals() {
 #[test]
 fn nodes_that_froze_and_thaw_go_on() {
     let net = Net::start(6, &QUICK);
-    let signal = |signal: Signal| {
-        for node in &net.nodes[3..] {
-            kill_process(Pid::from_child(&node.child), signal).unwrap();
-        }
-    };
+    let signal = |signal: Signal| net.nodes[3..].iter().for_each(|node| node.signal(signal));
     let versions: Vec<Vec<u8>> = (3..5).map(|seed| random(2 << 20, seed)).collect();
     net.json(0, &["put", &net.write("one", &versions[0]), "--as", "m"]);
     signal(Signal::STOP);

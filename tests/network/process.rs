@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lan::{self, Lan};
@@ -25,6 +26,17 @@ pub(crate) struct Process {
     pub(crate) scope: String,
     /// Where its window is, if it has one.
     pub(crate) http: Option<String>,
+}
+
+impl Process {
+    /// Its peer id.
+    pub(crate) fn id(&self) -> &str {
+        self.address.rsplit_once('/').unwrap().1
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
 }
 
 impl Drop for Process {
@@ -57,6 +69,7 @@ impl Net {
     }
 
     /// Waits until each node that runs knows all others.
+    #[track_caller]
     pub(crate) fn settle(&self) {
         for index in 0..self.nodes.len() {
             self.eventually("a node knows its peers", || {
@@ -89,7 +102,7 @@ impl Net {
         };
         // With `--json` there is no log but on request.
         let log = fs::File::create(self.log_path(index)).unwrap();
-        command.env("RUST_LOG", "warn,libp2p_kad=error").stderr(log);
+        command.env("RUST_LOG", "warn,libp2p_kad=error,caskad::net::event_loop=debug").stderr(log);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -109,7 +122,14 @@ impl Net {
 
     /// What node `index` has warned of since it was started last.
     pub(crate) fn log(&self, index: usize) -> String {
-        fs::read_to_string(self.log_path(index)).unwrap()
+        let log = fs::read_to_string(self.log_path(index)).unwrap();
+        log.lines().filter(|line| line.contains(" WARN ")).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Whether node `index` has dialled node `other` in vain since it was started last.
+    pub(crate) fn missed(&self, index: usize, other: usize) -> bool {
+        let told = format!("{} cannot be reached", self.nodes[other].id());
+        fs::read_to_string(self.log_path(index)).unwrap().contains(&told)
     }
 
     /// The command on the store of node `index`, not yet started.
