@@ -20,6 +20,8 @@ pub mod catalogue;
 #[cfg(feature = "net")]
 pub mod config;
 #[cfg(feature = "net")]
+mod doubts;
+#[cfg(feature = "net")]
 pub(crate) mod event_loop;
 #[cfg(feature = "net")]
 pub(crate) mod fetch;

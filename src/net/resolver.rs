@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
+use tokio::sync::Notify;
 
 use crate::error::Result;
+use crate::net::doubts::Doubts;
 use crate::net::handle::{Closest, Handle, PeerAddresses};
 use crate::net::placement::{Candidate, Group, Position, ranked};
 use crate::net::region::Regions;
 
 /// How long what a lookup told is taken to hold.
 const REGION_TTL: Duration = Duration::from_secs(300);
+
+/// The shortest time between two lookups for groups that others think belong here.
+const BREATH: Duration = Duration::from_millis(250);
 
 /// A peer with its place in the keyspace.
 #[derive(Debug, Clone)]
@@ -48,16 +53,30 @@ pub(crate) struct Resolver {
     own: Placed,
     started: Instant,
     regions: Mutex<Regions<Placed>>,
+    doubts: Mutex<Doubts>,
+    doubted: Notify,
 }
 
 impl Resolver {
     pub(crate) fn new(handle: Handle, network_id: &str) -> Resolver {
         let own = Placed::new(PeerAddresses { peer: handle.own(), addresses: Vec::new() });
-        Resolver { handle, network_id: network_id.to_owned(), own, started: Instant::now(), regions: Mutex::default() }
+        Resolver {
+            handle,
+            network_id: network_id.to_owned(),
+            own,
+            started: Instant::now(),
+            regions: Mutex::default(),
+            doubts: Mutex::default(),
+            doubted: Notify::new(),
+        }
     }
 
     fn regions(&self) -> MutexGuard<'_, Regions<Placed>> {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
@@ -79,9 +98,56 @@ impl Resolver {
         self.regions().clear();
     }
 
+    /// Whether a group that a peer brings may be kept here. If not, it is looked into who of the two is right.
+    pub(crate) fn admits(&self, group: Group) -> bool {
+        let is_here = self.is_here(group);
+        if !is_here && self.doubts().raise(group, Instant::now()) {
+            self.doubted.notify_one();
+        }
+        is_here
+    }
+
+    /// Looks into the groups that peers have brought in vain. What a node knows of the network may be minutes old: peers that are gone, and
+    /// that it never asked anything, would keep it from stepping in for them.
+    pub(crate) async fn look_into_doubts(&self) {
+        loop {
+            let Some(group) = self.doubts().next(Instant::now()) else {
+                self.doubted.notified().await;
+                continue;
+            };
+            // What was learned for another may have answered it.
+            if self.is_here(group) {
+                continue;
+            }
+            let key = group.key(&self.network_id);
+            let Ok(found) = self.handle.closest(key.as_bytes().to_vec()).await else { return };
+            self.replace(Position::of(key.as_bytes()), found);
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+
+    /// Takes in the answer to a lookup of `place` in place of what was known of its neighbours.
+    fn replace(&self, place: Position, found: Closest) {
+        if found.peers.is_empty() {
+            return;
+        }
+        let mut regions = self.regions();
+        let near = regions.near(&place, self.now()).unwrap_or_default().into_iter();
+        let gone = near.filter(|known| found.peers.iter().all(|peer| peer.peer != known.peer.peer));
+        for id in gone.map(|gone| gone.id.clone()).collect::<Vec<_>>() {
+            regions.went(&id);
+        }
+        self.learn(&mut regions, place, found.peers, found.complete);
+    }
+
+    fn learn(&self, regions: &mut Regions<Placed>, place: Position, peers: Vec<PeerAddresses>, complete: bool) {
+        let placed = peers.into_iter().map(Placed::new).collect();
+        regions.learn(place, placed, complete, self.now() + REGION_TTL.as_millis() as u64);
+    }
+
     /// False if the group is known to belong to others: so much is known of the network that this node is none of those that hold it or
     /// step in.
-    pub(crate) fn is_here(&self, group: Group) -> bool {
+    fn is_here(&self, group: Group) -> bool {
         let key = group.key(&self.network_id);
         let regions = self.regions();
         let Some(near) = regions.near(&Position::of(key.as_bytes()), self.now()) else { return true };
@@ -114,8 +180,7 @@ impl Resolver {
             let some = !peers.is_empty();
             let mut regions = self.regions();
             if some {
-                let placed = peers.into_iter().map(Placed::new).collect();
-                regions.learn(place, placed, complete, self.now() + REGION_TTL.as_millis() as u64);
+                self.learn(&mut regions, place, peers, complete);
             }
             resolution.answered(place, some, &regions, self.now());
         }

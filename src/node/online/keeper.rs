@@ -222,7 +222,7 @@ impl QuotaIntake {
 
 impl Intake for QuotaIntake {
     fn take(&self, parcel: &Parcel) -> Result<Taken> {
-        if !self.resolver.is_here(Group::of(parcel.home)) {
+        if !self.resolver.admits(Group::of(parcel.home)) {
             return Ok(Taken::Elsewhere);
         }
         let len = parcel.payload.len() as u64;
@@ -238,7 +238,7 @@ impl Intake for QuotaIntake {
 
     /// What does not belong here, or goes beyond the quota, counts as not there.
     fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool> {
-        if !self.resolver.is_here(Group::of(home)) || self.admit(0).is_err() || !self.intake.hold(hash, home)? {
+        if !self.resolver.admits(Group::of(home)) || self.admit(0).is_err() || !self.intake.hold(hash, home)? {
             return Ok(false);
         }
         self.charge(0);

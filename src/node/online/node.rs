@@ -365,6 +365,8 @@ async fn start(
         upkeep: Notify::new(),
     });
     tokio::spawn(watch(Arc::downgrade(&inner), inner.handle.events()));
+    let resolver = Arc::clone(&inner.resolver);
+    tokio::spawn(async move { resolver.look_into_doubts().await });
     Ok(inner)
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn run(node: Weak<NodeInner>) {
     let mut state = State { compared: Some(Instant::now()), collected: Some(Instant::now()), ..State::default() };
     loop {
         let Some(there) = node.upgrade() else { return };
-        let wait = there.wait(state.unfinished, state.next_end);
+        let wait = there.wait(&state);
         drop(there);
         if !pause(&node, wait).await {
             return;
@@ -77,10 +77,15 @@ async fn pause(node: &Weak<NodeInner>, wait: Duration) -> bool {
 impl NodeInner {
     /// How long until the next round: a third of what leases last, with some jitter so that nodes do not move in step; and not beyond the end
     /// of a version, which is listed until then.
-    fn wait(&self, unfinished: bool, next_end: Option<u64>) -> Duration {
+    fn wait(&self, state: &State) -> Duration {
         let usual = (self.config.ttl / 3).min(self.config.refresh_interval);
-        let wait = if unfinished { usual.min(RETRY) } else { usual };
-        let until_end = next_end.map(|end| Duration::from_millis(end.saturating_sub(NodeInner::now())));
+        let wait = match (state.unfinished, state.lacking) {
+            (true, _) => usual.min(RETRY),
+            (false, 0) => usual,
+            // Whoever took nothing may take nothing for long.
+            (false, vain) => usual.min(RETRY * 2_u32.saturating_pow((vain - 1).min(16))),
+        };
+        let until_end = state.next_end.map(|end| Duration::from_millis(end.saturating_sub(NodeInner::now())));
         wait.mul_f64(rand::rng().random_range(0.75..1.0)).min(until_end.unwrap_or(wait))
     }
 }
@@ -109,8 +114,8 @@ struct State {
     /// A renewal has begun that is not done.
     renewing: bool,
     compared: Option<Instant>,
-    /// The last comparison found peers that lack chunks, and could not bring them all.
-    lacking: bool,
+    /// So many of the last comparisons, one after another, found peers that lack chunks, and could not bring them all.
+    lacking: u32,
     /// Something has ended since garbage was collected last.
     ended: bool,
     collected: Option<Instant>,
@@ -179,9 +184,13 @@ impl State {
         if node.connected().await.is_ok_and(|peers| peers > 0) {
             let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
             let departed = self.away.values().any(|since| since.elapsed() >= node.config.departure);
-            if due || departed || self.lacking {
+            if due || departed || self.lacking > 0 {
                 let compared = node.compare(&mut self.away).await;
-                note("comparing replicas", compared.map(|short| self.lacking = short.lacking > 0));
+                let compared = compared.map(|short| match short.lacking {
+                    0 => self.lacking = 0,
+                    _ => self.lacking = self.lacking.saturating_add(1),
+                });
+                note("comparing replicas", compared);
                 self.compared = Some(Instant::now());
             }
             note("noting peers", node.note_peers().await);
