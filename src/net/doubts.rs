@@ -42,7 +42,10 @@ mod tests {
         let (mut doubts, start) = (Doubts::default(), Instant::now());
         let group = |number| Group::new(number).unwrap();
         assert!(doubts.raise(group(7), start) && !doubts.raise(group(7), start) && doubts.raise(group(3), start));
-        assert_eq!((doubts.next(start), doubts.next(start), doubts.next(start)), (Some(group(3)), Some(group(7)), None));
+        assert_eq!(
+            (doubts.next(start), doubts.next(start), doubts.next(start)),
+            (Some(group(3)), Some(group(7)), None)
+        );
         assert!(!doubts.raise(group(7), start + REST / 2));
         assert!(doubts.raise(group(7), start + REST));
     }

@@ -59,7 +59,7 @@ fn endless_frames_garbage_and_a_hangup() {
     a_liar_is_replaced(Lie::Hangup, 6);
 }
 
-fn terms(owner: [u8; 32]) -> LeaseTerms {
+pub(crate) fn terms(owner: [u8; 32]) -> LeaseTerms {
     LeaseTerms { manifest: Hash::of(b"manifest"), owner, expires_unix_ms: u64::MAX }
 }
 
@@ -73,6 +73,11 @@ fn parcel(plain: &[u8], payload: Vec<u8>, codec: Codec) -> Parcel {
         base: None,
         payload,
     }
+}
+
+/// A chunk as it is.
+pub(crate) fn parcel_of(plain: &[u8]) -> Parcel {
+    parcel(plain, plain.to_vec(), Codec::Raw)
 }
 
 #[test]
