@@ -223,8 +223,12 @@ impl Error {
         }
     }
 
-    /// Wraps an answer of the system, telling a full disk from the rest.
+    /// Wraps an answer of the system, telling a full disk from the rest. An error of ours that a reader or writer passes on stays what it is.
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {
+        let source = match source.downcast() {
+            Ok(own) => return own,
+            Err(source) => source,
+        };
         let path = path.as_ref().to_path_buf();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { path, source },

@@ -14,8 +14,8 @@ use crate::limits;
 /// The least bound on what travels that is one, in bytes a second.
 const LEAST_RATE: u64 = 256 << 10;
 
-/// Settings of a node. Every field can be left out of `config.toml`; durations are written as `30m` or `12h`. There
-/// `preset = "high-throughput"` or `"low-latency"` stands for what [a preset](NetConfig::high_throughput) says of the fields that are left out.
+/// Settings of a node. Every field can be left out of `config.toml`; durations are written as `30m` or `12h`, bytes as a number or as
+/// `64 MiB`. There `preset = "high-throughput"` or `"low-latency"` stands for what [a preset](NetConfig::high_throughput) says of the fields that are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -49,14 +49,18 @@ pub struct NetConfig {
     #[serde(with = "duration")]
     pub departure: Duration,
     /// Most bytes that are kept here for one other peer (default 256 GiB).
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub peer_bytes: u64,
     /// Most chunks that are kept here for one other peer (default 4 Mi).
     pub peer_chunks: u64,
     /// Most bytes a second sent to all peers together: 256 KiB at least; 0 for no bound.
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub upload_bytes_per_second: u64,
     /// Most bytes a second taken from all peers together: 256 KiB at least; 0 for no bound.
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub download_bytes_per_second: u64,
     /// Memory for what travels to and from all peers (default 64 MiB; 8 MiB at least).
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub buffer_bytes: usize,
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -12,18 +12,21 @@ use crate::limits;
 use crate::net::config::NetConfig;
 use crate::node::stripe::STRIPE_BYTES;
 
-/// Settings of a store. Every field can be left out of `config.toml`.
+/// Settings of a store. Every field can be left out of `config.toml`; bytes are written as a number or as `64 MiB`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
     /// Most plain bytes of hot chunks kept in memory (default 64 MiB; 0 keeps none).
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub cache_bytes: u64,
     /// Threads of one put, get or verify (default: one per core, 8 at most). Each takes about 5 MiB.
     pub threads: NonZeroUsize,
     /// Bytes of a full pack (default 256 MiB; 1 MiB to 2 GiB).
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub pack_bytes: u64,
     /// Bytes of the index's page cache (default 64 MiB).
+    #[serde(deserialize_with = "crate::size::deserialize")]
     pub index_cache_bytes: u64,
     /// Most bases between a chunk of a new version and one that stands alone (default 4; 0 keeps every chunk by itself, 8 at most).
     /// Each is one more chunk to decode when the version is read.
@@ -51,7 +54,12 @@ pub struct HttpConfig {
     /// A file with the bearer token that requests need; a relative path is one in the store's directory.
     pub token_file: Option<PathBuf>,
     /// Most bytes of an upload (default: no bound but the disk's).
+    #[serde(deserialize_with = "some_bytes")]
     pub upload_bytes: Option<u64>,
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    crate::size::deserialize(from).map(Some)
 }
 
 impl Default for Config {

@@ -142,8 +142,9 @@ fn an_interrupted_command_leaves_the_node_and_its_store_alone() {
     stdin.write_all(&random(2 << 20, 3)).unwrap();
     let pid = rustix::process::Pid::from_child(&put);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    drop(stdin);
+    // Nothing comes any more, and the end of it neither.
     assert_eq!(put.wait().unwrap().code(), Some(130));
+    drop(stdin);
     // One that is killed outright is noticed, too.
     let mut put = net.command(0).args(["put", "-", "--as", "never"]).stdin(Stdio::piped()).spawn().unwrap();
     put.kill().unwrap();
@@ -352,7 +353,10 @@ fn a_node_does_not_start_on_settings_that_cannot_be_read() {
         assert!(refused.status.code() == Some(2) && message.contains(why), "{message}");
     }
     std::fs::write(&config, "[network]\npreset = \"low-latency\"").unwrap();
-    let small = net.run(0, &["node", "--no-mdns", "--peer-bytes", "5", "--peer-chunks", "5", "--buffer-bytes", "5"]);
+    let small = net.run(0, &["node", "--no-mdns", "--peer-bytes", "5", "--peer-chunks", "5", "--buffer-bytes", "5MiB"]);
     let message = String::from_utf8(small.stderr).unwrap();
-    assert!(small.status.code() == Some(2) && message.contains("\"buffer_bytes\""), "{message}");
+    assert!(small.status.code() == Some(2) && message.contains("\"buffer_bytes\" is not valid: it is 5242880"), "{message}");
+    let odd = net.run(0, &["node", "--no-mdns", "--upload", "5 apples"]);
+    let message = String::from_utf8(odd.stderr).unwrap();
+    assert!(odd.status.code() == Some(2) && message.contains("--upload"), "{message}");
 }

@@ -6,10 +6,16 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use caskad::Monitor;
 use indicatif::ProgressDrawTarget;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// Bytes of a pipe that payloads go through: the most that Linux grants anyone by default.
 const PIPE_BYTES: usize = 1 << 20;
+
+/// How often a command that waits for its standard input looks whether it was cancelled.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 #[derive(Debug)]
 pub(crate) struct Console {
@@ -18,6 +24,27 @@ pub(crate) struct Console {
     stderr: File,
     /// `None`: this process's own directory.
     directory: Option<PathBuf>,
+}
+
+/// Standard input. The other end may be a terminal, at which nothing is written for ever.
+struct Stdin {
+    file: File,
+    monitor: Monitor,
+}
+
+impl Read for Stdin {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.monitor.check().map_err(io::Error::other)?;
+            let mut wanted = [PollFd::new(&self.file, PollFlags::IN)];
+            match poll(&mut wanted, Some(&LOOK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                // Its end counts as something to read.
+                Ok(_) => return self.file.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 impl Console {
@@ -50,8 +77,9 @@ impl Console {
         directory.and_then(|directory| path.strip_prefix(directory).ok()).unwrap_or(path).display()
     }
 
-    pub(crate) fn stdin(&self) -> io::Result<impl Read + Send + 'static> {
-        self.stdin.try_clone()
+    /// What is read fails once `monitor` is cancelled, were there something to read or not.
+    pub(crate) fn stdin(&self, monitor: &Monitor) -> io::Result<impl Read + Send + 'static> {
+        Ok(Stdin { file: self.stdin.try_clone()?, monitor: monitor.clone() })
     }
 
     pub(crate) fn stdout(&self) -> io::Result<impl Write + 'static> {

@@ -61,6 +61,11 @@ impl Context {
         &self.monitor
     }
 
+    /// Standard input, until the command is cancelled.
+    pub(crate) fn stdin(&self) -> std::io::Result<impl std::io::Read + Send + 'static> {
+        self.console.stdin(&self.monitor)
+    }
+
     pub(crate) fn console(&self) -> &Console {
         &self.console
     }

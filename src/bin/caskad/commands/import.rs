@@ -34,7 +34,7 @@ impl Import {
         options.name.clone_from(&self.name);
         let store = context.create()?;
         let report = match is_dash(&self.archive) {
-            true => store.import_from(context.console().stdin()?, "standard input", &options, context.monitor())?,
+            true => store.import_from(context.stdin()?, "standard input", &options, context.monitor())?,
             false => store.import(context.path(&self.archive), &options, context.monitor())?,
         };
         context.confirm(&report, describe)?;

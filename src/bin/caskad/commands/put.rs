@@ -90,7 +90,7 @@ impl Put {
         match (stdin, self.paths.as_slice(), &self.name_of_stdin) {
             (true, [_], name) => {
                 let name = name.as_deref().unwrap_or(self.name.key.last_segment());
-                Ok(Payload::reader(name, context.console().stdin()?))
+                Ok(Payload::reader(name, context.stdin()?))
             }
             (true, ..) => Err(Failure::Usage(
                 "`-` (standard input) is one file and stands alone; put the other paths under a key of their own"
