@@ -1,8 +1,8 @@
 //! [`LookAround`]: when a node looks for its neighbours. Soon after somebody new has come, for others may have come at the same time, and then
 //! less and less often. Pure: it is told the time.
 //!
-//! Kademlia looks once, half a second after it has met a peer. Two nodes that join through a third while that is slow miss each other then:
-//! neither is known yet when the other looks, and both would stay strangers until the routing table is refreshed.
+//! Kademlia looks once, half a second after it has met a peer. Whoever cannot be reached at that moment, or is not known yet to those that are
+//! asked, would be a stranger until the routing table is refreshed.
 
 use std::time::{Duration, Instant};
 
