@@ -242,8 +242,11 @@ async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<Resp
 }
 
 fn lifetime(text: &str) -> Result<Duration, Refusal> {
-    humantime::parse_duration(text)
-        .map_err(|why| Refusal::from(Error::Syntax { what: "ttl", input: text.to_owned(), why: why.to_string() }))
+    let refuse = |why| Refusal::from(Error::Syntax { what: "ttl", input: text.to_owned(), why });
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(refuse("what is stored would have expired at once".to_owned())),
+        parsed => parsed.map_err(|why| refuse(why.to_string())),
+    }
 }
 
 /// True if one of the listed tags is this one, or any will do.

@@ -79,6 +79,7 @@ pub(super) fn find(directory: &StoreDirectory, url: Option<&str>, demand: Demand
         Some("files:") => Ok(Packs { backend: files(), index }),
         Some(_) if has_files(directory)? => Err(elsewhere(directory, "files:")),
         Some("memory:") => {
+            tracing::warn!("packs are kept in memory: what is stored is gone when this process ends");
             // What was kept for others has ended with the chunks.
             remove(&Leases::path(directory.path()))?;
             Ok(Packs { backend: Arc::new(MemoryBackend::new()), index: IndexPlace::Memory })

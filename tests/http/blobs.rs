@@ -122,9 +122,12 @@ fn an_upload_is_the_next_version() {
     assert!(window.get("/blobs/up/a@best").body == bytes);
     let versions = window.get("/api/v1/versions/up/a").json();
     assert!(versions[0]["expires"].is_string() && versions[1]["expires"].is_null());
-    for (path, body, status) in
-        [("/blobs/up/a?ttl=soon", b"x", 400), ("/blobs/-bad-/k y", b"x", 400), ("/blobs/@theirs/a", b"x", 400)]
-    {
+    for (path, body, status) in [
+        ("/blobs/up/a?ttl=soon", b"x", 400),
+        ("/blobs/up/a?ttl=0s", b"x", 400),
+        ("/blobs/-bad-/k y", b"x", 400),
+        ("/blobs/@theirs/a", b"x", 400),
+    ] {
         let path = path.replace(' ', "%20");
         assert_eq!(window.ask("PUT", &path, &[], body).status, status, "{path}");
     }

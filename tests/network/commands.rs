@@ -119,6 +119,7 @@ fn a_node_may_keep_its_chunks_in_memory() {
     let mut net = Net::start(0, &[]);
     let node = net.launch_with(0, &["--backend", "memory:", "--replication-factor", "1"]);
     net.nodes.push(node);
+    assert!(net.log(0).contains("gone when this process ends"), "{}", net.log(0));
     let bytes = random(3 << 20, 5);
     let file = net.write("w.bin", &bytes);
     net.ok(0, &["put", &file, "--as", "a"]);
@@ -355,7 +356,10 @@ fn a_node_does_not_start_on_settings_that_cannot_be_read() {
     std::fs::write(&config, "[network]\npreset = \"low-latency\"").unwrap();
     let small = net.run(0, &["node", "--no-mdns", "--peer-bytes", "5", "--peer-chunks", "5", "--buffer-bytes", "5MiB"]);
     let message = String::from_utf8(small.stderr).unwrap();
-    assert!(small.status.code() == Some(2) && message.contains("\"buffer_bytes\" is not valid: it is 5242880"), "{message}");
+    assert!(
+        small.status.code() == Some(2) && message.contains("\"buffer_bytes\" is not valid: it is 5242880"),
+        "{message}"
+    );
     let odd = net.run(0, &["node", "--no-mdns", "--upload", "5 apples"]);
     let message = String::from_utf8(odd.stderr).unwrap();
     assert!(odd.status.code() == Some(2) && message.contains("--upload"), "{message}");
