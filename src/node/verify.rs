@@ -15,7 +15,7 @@ use crate::hash::Hash;
 use crate::key::VersionRef;
 use crate::manifest::{Content, FileKind, Manifest, RegularFile};
 use crate::monitor::Monitor;
-use crate::node::report::{Damage, VerifyReport};
+use crate::node::report::{Damage, Timestamp, VerifyReport};
 use crate::node::store::Store;
 use crate::node::threads::in_parallel;
 use crate::node::version::Version;
@@ -172,7 +172,16 @@ impl<'a> Check<'a> {
 
     /// Reads what no version reaches, or none that can be read: it may be kept for others, and a put would rely on it. Of those, what lies
     /// in one of the `packs` that are known to be damaged is named with it.
+    ///
+    /// A collection that was interrupted, or an index that was built anew, leaves chunks whose base is gone. A put does not rely on them, and
+    /// unless one is kept for others nobody misses them.
     fn rest(&mut self, packs: &BTreeSet<PackId>, damaged: &mut Vec<Damage>) -> Result<()> {
+        let mut leased = LiveSet::default();
+        if let Some(leases) = self.store.existing_leases()? {
+            leases.live(Timestamp::now().0, &mut |hash| {
+                leased.insert(hash);
+            })?;
+        }
         loop {
             let mut rest = Vec::new();
             self.store.inner.chunks.for_each_entry(|hash, entry| {
@@ -180,14 +189,20 @@ impl<'a> Check<'a> {
                     rest.push((ChunkRef { hash, len: entry.plain_len }, packs.contains(&entry.position.pack)));
                 }
             })?;
-            let chunks: Vec<ChunkRef> = rest.iter().map(|(chunk, _)| *chunk).collect();
+            let is_last = rest.len() < REST_CHUNKS;
+            let mut chunks = Vec::new();
+            for (chunk, _) in &rest {
+                if leased.contains(&chunk.hash) || self.store.inner.chunks.has_chain(&chunk.hash)? {
+                    chunks.push(*chunk);
+                }
+            }
             self.read(&chunks)?;
             for (chunk, _) in rest.iter().filter(|(_, known)| !known) {
                 if let Some(why) = self.bad.get(&chunk.hash) {
                     damaged.push(Damage { chunk: Some(chunk.hash), ..Damage::new("chunk", why.clone()) });
                 }
             }
-            if chunks.len() < REST_CHUNKS {
+            if is_last {
                 return Ok(());
             }
         }

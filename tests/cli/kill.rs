@@ -154,3 +154,28 @@ fn no_kill_costs_an_acknowledged_version() {
     trial.bench.ok(&["gc"]);
     trial.check();
 }
+
+#[test]
+fn what_nobody_needs_is_no_damage_when_its_base_is_gone() {
+    let bench = Bench::new();
+    bench.write("store/config.toml", b"pack_bytes = 1048576\n");
+    let first = noise(1, 1_200_000);
+    let mut second = first.clone();
+    second[1000..1010].fill(0);
+    let kept = noise(2, 700_000);
+    // In the first pack; and a difference to it in the second, beside what stays.
+    bench.put("a", &first);
+    bench.put("a", &second);
+    bench.put("b", &kept);
+    for version in ["a@1", "a@2"] {
+        bench.ok(&["rm", version]);
+    }
+    bench.ok(&["gc"]);
+    assert!(!bench.path("store/packs/p-00000001.pack").exists());
+    // Built anew, or after a collection that was interrupted, the index has what lies in the packs.
+    std::fs::remove_file(bench.path("store/index.journal")).unwrap();
+    bench.ok(&["verify", "--all"]);
+    bench.put("a", &second);
+    assert!(bench.get("a") == second && bench.get("b") == kept);
+    bench.ok(&["verify", "--all"]);
+}
