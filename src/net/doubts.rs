@@ -15,6 +15,8 @@ const REST: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     open: BTreeSet<Group>,
+    /// The one that was looked into last: those behind it are next, and nobody keeps others waiting for ever.
+    last: Option<Group>,
     looked: HashMap<Group, Instant>,
 }
 
@@ -27,7 +29,10 @@ impl Doubts {
 
     /// The next group to look into.
     pub(super) fn next(&mut self, now: Instant) -> Option<Group> {
-        let group = self.open.pop_first()?;
+        let behind = self.open.iter().find(|group| self.last.is_none_or(|last| **group > last));
+        let group = *behind.or_else(|| self.open.first())?;
+        self.open.remove(&group);
+        self.last = Some(group);
         self.looked.insert(group, now);
         Some(group)
     }
@@ -47,6 +52,7 @@ mod tests {
             (Some(group(3)), Some(group(7)), None)
         );
         assert!(!doubts.raise(group(7), start + REST / 2));
-        assert!(doubts.raise(group(7), start + REST));
+        assert!(doubts.raise(group(3), start + REST) && doubts.raise(group(9), start + REST));
+        assert_eq!(doubts.next(start + REST), Some(group(9)), "whoever comes behind the last has its turn");
     }
 }

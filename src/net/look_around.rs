@@ -29,9 +29,11 @@ impl LookAround {
         self.next
     }
 
-    /// Somebody new has come.
+    /// Somebody new has come. However many come, it is looked for them.
     pub(super) fn came(&mut self, now: Instant) {
+        let next = self.next;
         *self = LookAround::new(self.longest, now);
+        self.next = self.next.min(next);
     }
 
     /// The node looks.
@@ -64,6 +66,10 @@ mod tests {
         let later = start + Duration::from_secs(75);
         around.came(later);
         assert_eq!(looks(&mut around, later, 10), [2, 6]);
+        for second in 10..14 {
+            around.came(later + Duration::from_secs(second));
+        }
+        assert_eq!(looks(&mut around, later, 15), [12], "they put it off no further");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::net::doubts::Doubts;
 use crate::net::handle::{Closest, Handle, PeerAddresses};
 use crate::net::placement::{Candidate, Group, Position, ranked};
-use crate::net::region::Regions;
+use crate::net::region::{ANSWERS, Regions};
 
 /// How long what a lookup told is taken to hold.
 const REGION_TTL: Duration = Duration::from_secs(300);
@@ -128,12 +128,18 @@ impl Resolver {
 
     /// Takes in the answer to a lookup of `place` in place of what was known of its neighbours.
     fn replace(&self, place: Position, found: Closest) {
-        if found.peers.is_empty() {
-            return;
-        }
+        let distance = |peer: &PeerAddresses| place.distance(&Position::of(&peer.peer.to_bytes()));
+        // All that is nearer than the last answer has answered. Fewer answers are all there are, if nobody failed to answer.
+        let seen = match found.peers.iter().map(distance).max() {
+            Some(farthest) if found.peers.len() >= ANSWERS => farthest,
+            Some(_) if found.complete => [u8::MAX; 32],
+            _ => return,
+        };
         let mut regions = self.regions();
         let near = regions.near(&place, self.now()).unwrap_or_default().into_iter();
-        let gone = near.filter(|known| found.peers.iter().all(|peer| peer.peer != known.peer.peer));
+        let gone = near.filter(|known| {
+            place.distance(&known.position) < seen && found.peers.iter().all(|peer| peer.peer != known.peer.peer)
+        });
         for id in gone.map(|gone| gone.id.clone()).collect::<Vec<_>>() {
             regions.went(&id);
         }
@@ -155,15 +161,8 @@ impl Resolver {
         ranked(&key, others.chain(std::iter::once(&self.own))).iter().any(|peer| peer.id == self.own.id)
     }
 
-    /// The peers that each of `groups` belongs to, by rank, this node among them; with as few lookups as it takes.
-    pub(crate) async fn holders(&self, groups: &BTreeSet<Group>) -> Result<HashMap<Group, Vec<PeerAddresses>>> {
-        let keys: HashMap<Position, Vec<u8>> = groups
-            .iter()
-            .map(|group| {
-                let key = group.key(&self.network_id);
-                (Position::of(key.as_bytes()), key.as_bytes().to_vec())
-            })
-            .collect();
+    /// Looks up those of `keys`, by their places, around which not enough is known.
+    async fn resolve(&self, keys: &HashMap<Position, Vec<u8>>) -> Result<()> {
         let mut resolution = self.regions().resolve(keys.keys().copied(), self.now());
         let mut under_way = FuturesUnordered::new();
         while !resolution.is_done() {
@@ -184,6 +183,21 @@ impl Resolver {
             }
             resolution.answered(place, some, &regions, self.now());
         }
+        Ok(())
+    }
+
+    /// The peers that each of `groups` belongs to, by rank, this node among them; with as few lookups as it takes.
+    pub(crate) async fn holders(&self, groups: &BTreeSet<Group>) -> Result<HashMap<Group, Vec<PeerAddresses>>> {
+        let keys: HashMap<Position, Vec<u8>> = groups
+            .iter()
+            .map(|group| {
+                let key = group.key(&self.network_id);
+                (Position::of(key.as_bytes()), key.as_bytes().to_vec())
+            })
+            .collect();
+        self.resolve(&keys).await?;
+        // While some were looked up, others that were known may have been forgotten.
+        self.resolve(&keys).await?;
         let regions = self.regions();
         let rank = |group: &Group| {
             let key = group.key(&self.network_id);

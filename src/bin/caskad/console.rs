@@ -39,8 +39,11 @@ impl Read for Stdin {
             let mut wanted = [PollFd::new(&self.file, PollFlags::IN)];
             match poll(&mut wanted, Some(&LOOK)) {
                 Ok(0) | Err(Errno::INTR) => {}
-                // Its end counts as something to read.
-                Ok(_) => return self.file.read(buffer),
+                // Its end counts as something to read. Somebody else who reads it may have been quicker.
+                Ok(_) => match self.file.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                },
                 Err(error) => return Err(error.into()),
             }
         }

@@ -107,7 +107,7 @@ fn interrupt(monitor: &Monitor, node: bool) {
         std::process::exit(EXIT_INTERRUPTED.into());
     }
     monitor.cancel();
-    // A command that waits for its standard input does not see that it was cancelled. A node has commands of others to end.
+    // What it waits for may not come: a lock, a disk, a peer. A node has commands of others to end.
     let grace = if node { 4 * GRACE } else { GRACE };
     std::thread::spawn(move || {
         std::thread::sleep(grace);

@@ -238,7 +238,7 @@ impl Intake for QuotaIntake {
 
     /// What does not belong here, or goes beyond the quota, counts as not there.
     fn hold(&self, hash: &Hash, home: [u8; 4]) -> Result<bool> {
-        if !self.resolver.admits(Group::of(home)) || self.admit(0).is_err() || !self.intake.hold(hash, home)? {
+        if self.admit(0).is_err() || !self.resolver.admits(Group::of(home)) || !self.intake.hold(hash, home)? {
             return Ok(false);
         }
         self.charge(0);

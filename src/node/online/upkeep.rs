@@ -15,6 +15,7 @@ use crate::hash::Hash;
 use crate::key::Key;
 use crate::limits;
 use crate::monitor::Monitor;
+use crate::net::config::NetConfig;
 use crate::net::framed::StreamError;
 use crate::net::handle::PeerAddresses;
 use crate::net::link::unusable;
@@ -78,16 +79,18 @@ impl NodeInner {
     /// How long until the next round: a third of what leases last, with some jitter so that nodes do not move in step; and not beyond the end
     /// of a version, which is listed until then.
     fn wait(&self, state: &State) -> Duration {
-        let usual = (self.config.ttl / 3).min(self.config.refresh_interval);
-        let wait = match (state.unfinished, state.lacking) {
-            (true, _) => usual.min(RETRY),
-            (false, 0) => usual,
-            // Whoever took nothing may take nothing for long.
-            (false, vain) => usual.min(RETRY * 2_u32.saturating_pow((vain - 1).min(16))),
-        };
+        let usual = usual(&self.config);
+        let wait = if state.unfinished { usual.min(RETRY) } else { usual };
         let until_end = state.next_end.map(|end| Duration::from_millis(end.saturating_sub(NodeInner::now())));
-        wait.mul_f64(rand::rng().random_range(0.75..1.0)).min(until_end.unwrap_or(wait))
+        let until_retry = state.retry.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = wait.mul_f64(rand::rng().random_range(0.75..1.0));
+        [until_end, until_retry].into_iter().flatten().fold(wait, Duration::min)
     }
+}
+
+/// The time between two rounds where there is nothing special.
+fn usual(config: &NetConfig) -> Duration {
+    (config.ttl / 3).min(config.refresh_interval)
 }
 
 /// What peers lack: for each the chunks, and the leases that they are under here.
@@ -100,6 +103,8 @@ struct Short {
     lacking: u64,
     /// Those of groups for which there are too few peers. Nothing is to be done for them until more come.
     scarce: u64,
+    /// Copies that were brought.
+    brought: u64,
 }
 
 /// What one round leaves for the next.
@@ -114,8 +119,10 @@ struct State {
     /// A renewal has begun that is not done.
     renewing: bool,
     compared: Option<Instant>,
-    /// So many of the last comparisons, one after another, found peers that lack chunks, and could not bring them all.
-    lacking: u32,
+    /// So many comparisons, one after another, found peers that lack chunks, and brought them none.
+    vain: u32,
+    /// When it is time for the next comparison, where the last one left something lacking.
+    retry: Option<Instant>,
     /// Something has ended since garbage was collected last.
     ended: bool,
     collected: Option<Instant>,
@@ -184,18 +191,26 @@ impl State {
         if node.connected().await.is_ok_and(|peers| peers > 0) {
             let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
             let departed = self.away.values().any(|since| since.elapsed() >= node.config.departure);
-            if due || departed || self.lacking > 0 {
+            if due || departed || self.retry.is_some_and(|at| at <= Instant::now()) {
                 let compared = node.compare(&mut self.away).await;
-                let compared = compared.map(|short| match short.lacking {
-                    0 => self.lacking = 0,
-                    _ => self.lacking = self.lacking.saturating_add(1),
-                });
-                note("comparing replicas", compared);
+                note("comparing replicas", compared.map(|short| self.note_outcome(short, &node.config)));
                 self.compared = Some(Instant::now());
             }
             note("noting peers", node.note_peers().await);
         }
         self.unfinished = unfinished || !self.away.is_empty();
+    }
+
+    /// Notes what a comparison came to, and so when the next one is due.
+    fn note_outcome(&mut self, short: Short, config: &NetConfig) {
+        self.vain = match (short.lacking, short.brought) {
+            (0, _) => 0,
+            (_, 0) => self.vain.saturating_add(1),
+            _ => 1,
+        };
+        // Whoever took nothing may take nothing for long.
+        let pause = RETRY * 2_u32.saturating_pow(self.vain.saturating_sub(1).min(16));
+        self.retry = (self.vain > 0).then(|| Instant::now() + pause.min(usual(config)));
     }
 }
 
@@ -287,6 +302,10 @@ impl NodeInner {
             short.lacking += found.lacking;
             short.scarce += found.scarce;
         }
+        let mut open: HashMap<Hash, usize> = HashMap::new();
+        for ((hash, _), _) in missing.values().flat_map(|(_, chunks)| chunks) {
+            *open.entry(*hash).or_default() += 1;
+        }
         away.retain(|peer, _| unreachable.contains(peer));
         for peer in &unreachable {
             away.entry(*peer).or_insert_with(Instant::now);
@@ -296,8 +315,12 @@ impl NodeInner {
             }
         }
         for (peer, chunks) in missing.into_values() {
-            short.lacking = short.lacking.saturating_sub(self.bring_to(&peer, chunks).await);
+            for hash in self.bring_to(&peer, chunks).await {
+                short.brought += 1;
+                open.entry(hash).and_modify(|left| *left = left.saturating_sub(1));
+            }
         }
+        short.lacking += open.values().filter(|left| **left > 0).count() as u64;
         *lock(&self.compared) = Some(Compared { at: Instant::now(), under_replicated: short.lacking + short.scarce });
         Ok(short)
     }
@@ -352,7 +375,8 @@ impl NodeInner {
                     entry.1.push(((hash, home), terms.await?));
                 }
             }
-            short.lacking += u64::from(lacks);
+            // What this node is to bring is counted when it is known what of it was taken.
+            short.lacking += u64::from(lacks && !mine);
             short.scarce += u64::from(is_scarce && !lacks);
         }
         Ok(short)
@@ -382,8 +406,8 @@ impl NodeInner {
         Err(unusable(&peer.peer, "it lists more chunks of a group than anybody keeps"))
     }
 
-    /// Brings chunks to a peer under the leases that they have here. Says how many it keeps now.
-    async fn bring_to(&self, peer: &PeerAddresses, chunks: Vec<(Homed, Vec<LeaseTerms>)>) -> u64 {
+    /// Brings chunks to a peer under the leases that they have here. Says which of them it keeps now.
+    async fn bring_to(&self, peer: &PeerAddresses, chunks: Vec<(Homed, Vec<LeaseTerms>)>) -> HashSet<Hash> {
         let mut by_terms: HashMap<(Hash, [u8; 32]), (LeaseTerms, Vec<Homed>)> = HashMap::new();
         for (chunk, leases) in chunks {
             for terms in leases {
@@ -403,6 +427,6 @@ impl NodeInner {
         if !kept.is_empty() {
             tracing::info!("{} chunks were brought to {}, which lacked them", kept.len(), peer.peer);
         }
-        kept.len() as u64
+        kept
     }
 }

@@ -63,6 +63,9 @@ fn is_dash(path: &std::path::Path) -> bool {
 /// A number of bytes, as `1000` or `64MiB`.
 fn parse_bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let bytesize::ByteSize(bytes) = text.parse()?;
+    if bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9')) {
+        return Err("it is less than a byte".to_owned());
+    }
     T::try_from(bytes).map_err(|_| format!("{bytes} bytes are more than this machine can count"))
 }
 
