@@ -188,10 +188,15 @@ impl State {
             node.collect_garbage().await;
             (self.ended, self.collected) = (false, Some(Instant::now()));
         }
+        let retries = self.retry.is_some_and(|at| at <= Instant::now());
+        if retries {
+            // Should there be nobody to compare with now.
+            self.retry = Some(Instant::now() + RETRY);
+        }
         if node.connected().await.is_ok_and(|peers| peers > 0) {
             let due = self.compared.is_none_or(|at| at.elapsed() >= node.config.refresh_interval / 2);
             let departed = self.away.values().any(|since| since.elapsed() >= node.config.departure);
-            if due || departed || self.retry.is_some_and(|at| at <= Instant::now()) {
+            if due || departed || retries {
                 let compared = node.compare(&mut self.away).await;
                 note("comparing replicas", compared.map(|short| self.note_outcome(short, &node.config)));
                 self.compared = Some(Instant::now());
