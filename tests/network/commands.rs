@@ -164,7 +164,7 @@ fn a_command_whose_node_ends_says_so() {
         let mut get = get.spawn().unwrap();
         // It has begun, and goes on when more is read.
         get.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_child(&net.nodes[0].child), signal).unwrap();
+        net.nodes[0].signal(signal);
         match signal {
             rustix::process::Signal::TERM => {
                 net.eventually("the node stops", || !net.store(0).join("node.sock").exists());

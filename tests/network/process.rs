@@ -69,7 +69,6 @@ impl Net {
     }
 
     /// Waits until each node that runs knows all others.
-    #[track_caller]
     pub(crate) fn settle(&self) {
         for index in 0..self.nodes.len() {
             self.eventually("a node knows its peers", || {
