@@ -123,11 +123,23 @@ pub const STREAM_INTAKES: usize = 4;
 /// Most connections of a node, and most of them to one peer.
 pub const CONNECTIONS: u32 = 1024;
 
-/// Most connections to one peer: a TCP and a QUIC one in each direction.
-pub const CONNECTIONS_PER_PEER: u32 = 4;
+/// Most connections to one peer: a TCP and a QUIC one in each direction, and one through a relay.
+pub const CONNECTIONS_PER_PEER: u32 = 5;
 
 /// Most incoming connections that are not encrypted yet.
 pub const PENDING_CONNECTIONS: u32 = 64;
+
+/// Most peers that a relay has a place for.
+pub const RELAY_RESERVATIONS: usize = 256;
+
+/// Most connections that a relay passes on at a time.
+pub const RELAY_CIRCUITS: usize = 512;
+
+/// Most of them from one peer, and so many new ones of it in a minute.
+pub const RELAY_CIRCUITS_PER_PEER: usize = 64;
+
+/// How long one of them lasts at most. Whoever still needs it makes another.
+pub const RELAY_CIRCUIT_TIME: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Most addresses of a peer that are noted.
 pub const PEER_ADDRESSES: usize = 16;

@@ -196,6 +196,7 @@ fn savings(stat: &StatReport) -> [(&'static str, i64); 3] {
 
 fn register_node(registry: &mut Registry, health: &Health) {
     gauge(registry, "connected_peers", "Peers with a connection", None, health.connected_peers as u64);
+    gauge(registry, "relayed_peers", "Peers connected only through a relay", None, health.relayed_peers as u64);
     gauge(registry, "known_peers", "Peers in the routing table", None, health.known_peers as u64);
     gauge(registry, "leases", "Leases of others on chunks kept here", None, health.leases as u64);
     gauge(registry, "unpublished_keys", "Keys that are yet to be published", None, health.unpublished);
@@ -206,6 +207,7 @@ fn register_node(registry: &mut Registry, health: &Health) {
         None,
         health.under_replicated.unwrap_or(0),
     );
+    tally(registry, "passed_on_connections", "Connections between others, passed on as a relay", health.passed_on);
     tally(registry, "lookups", "Lookups in the routing tables of others", health.lookups);
     tally(registry, "refused_records", "Records that were refused", health.refused_records);
     tally(registry, "refused_requests", "Requests of peers that were refused", health.refused_requests);

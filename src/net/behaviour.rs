@@ -1,8 +1,9 @@
-//! What a node says on its connections: who it is, who is near to what (Kademlia), who is on the local network, and the streams of
-//! the exchange. libp2p's own behaviours, put together, and one of ours for peers that are away.
+//! What a node says on its connections: who it is, who is near to what (Kademlia), who is on the local network, who is reached through whom,
+//! and the streams of the exchange. libp2p's own behaviours, put together, and one of ours for peers that are away.
 //!
-//! Every protocol's name carries the network's id, so nodes of two networks find nothing to say to each other.
+//! The names of our protocols and of Kademlia carry the network's id, so nodes of two networks find nothing to say to each other.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use libp2p::allow_block_list::{self, AllowedPeers};
@@ -10,7 +11,7 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, identify, kad, mdns};
+use libp2p::{PeerId, StreamProtocol, dcutr, identify, kad, mdns, relay};
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -29,6 +30,9 @@ pub(crate) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) kad: kad::Behaviour<KadRecords>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(super) relay: Toggle<relay::Behaviour>,
+    pub(super) relay_client: relay::client::Behaviour,
+    pub(super) dcutr: dcutr::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
 }
 
@@ -39,7 +43,12 @@ pub(crate) fn protocol(what: &str, id: &str) -> StreamProtocol {
 }
 
 impl Behaviour {
-    pub(crate) fn new(key: &Keypair, records: KadRecords, config: &NetConfig) -> Result<Behaviour> {
+    pub(crate) fn new(
+        key: &Keypair,
+        records: KadRecords,
+        relay_client: relay::client::Behaviour,
+        config: &NetConfig,
+    ) -> Result<Behaviour> {
         let own = PeerId::from(key.public());
         let mut kad_config = kad::Config::new(protocol("kad", &config.network_id));
         kad_config
@@ -88,7 +97,28 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             kad,
             mdns: mdns.into(),
+            relay: config.relay.then(|| relay(own)).into(),
+            relay_client,
+            dcutr: dcutr::Behaviour::new(own),
             streams: libp2p_stream::Behaviour::new(),
         })
     }
+}
+
+/// Passes on connections to peers that have asked for a place here.
+fn relay(own: PeerId) -> relay::Behaviour {
+    let config = relay::Config {
+        max_reservations: limits::RELAY_RESERVATIONS,
+        max_circuits: limits::RELAY_CIRCUITS,
+        max_circuits_per_peer: limits::RELAY_CIRCUITS_PER_PEER,
+        max_circuit_duration: limits::RELAY_CIRCUIT_TIME,
+        // Without a bound: checkpoints are large, and where no direct connection comes about they have no other way.
+        max_circuit_bytes: 0,
+        circuit_src_rate_limiters: Vec::new(),
+        ..relay::Config::default()
+    };
+    let at_once = NonZeroU32::new(limits::RELAY_CIRCUITS_PER_PEER as u32).unwrap_or(NonZeroU32::MIN);
+    let mut relay = relay::Behaviour::new(own, config.circuit_src_per_peer(at_once, Duration::from_secs(60)));
+    relay.set_status(Some(relay::Status::Enable));
+    relay
 }

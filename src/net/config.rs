@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -10,6 +11,7 @@ use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::net::address::is_relayed;
 
 /// The least bound on what travels that is one, in bytes a second.
 const LEAST_RATE: u64 = 256 << 10;
@@ -25,6 +27,14 @@ pub struct NetConfig {
     /// Where to listen (default: every address, TCP and QUIC, a port that the system chooses).
     #[serde(deserialize_with = "parsed")]
     pub listen: Vec<Multiaddr>,
+    /// More addresses by which others reach this node: that of a router which passes a port on to it, or a public one that the machine itself
+    /// does not know of.
+    #[serde(deserialize_with = "parsed")]
+    pub announce: Vec<Multiaddr>,
+    /// Whether others cannot connect to this node, so that it is to be reached through peers that relay (default false).
+    pub behind_nat: bool,
+    /// Whether to relay: to pass on connections to peers that cannot be reached otherwise (default false). Others must reach this node.
+    pub relay: bool,
     /// Peers to join through, each address ending in `/p2p/PEER` or not.
     #[serde(deserialize_with = "parsed")]
     pub join: Vec<Multiaddr>,
@@ -73,6 +83,9 @@ impl Default for NetConfig {
                 .iter()
                 .filter_map(|a| a.parse().ok())
                 .collect(),
+            announce: Vec::new(),
+            behind_nat: false,
+            relay: false,
             join: Vec::new(),
             mdns: true,
             allow: Vec::new(),
@@ -144,6 +157,17 @@ impl NetConfig {
         if self.network_id.is_empty() || self.network_id.len() > 64 || !self.network_id.chars().all(plain) {
             return refuse("network_id", "it is 1 to 64 letters, digits and `. _ -`".to_owned());
         }
+        if let Some(address) = self.announce.iter().find(|address| !leads_somewhere(address)) {
+            return refuse("announce", format!("{address} leads nowhere: nobody can connect to it"));
+        }
+        if let Some(address) = self.listen.iter().find(|address| is_relayed(address)) {
+            let why =
+                format!("{address} is at a relay; leave it out, and set behind_nat: relays are found among the peers");
+            return refuse("listen", why);
+        }
+        if self.relay && self.behind_nat {
+            return refuse("relay", "a node that is behind_nat is not reached by others, and cannot relay".to_owned());
+        }
         if self.k_bucket_size.get() > 256 {
             return refuse("k_bucket_size", format!("it is {}, the most is 256", self.k_bucket_size));
         }
@@ -185,6 +209,17 @@ impl NetConfig {
     pub fn quorum(&self) -> usize {
         self.replication_factor / 2 + 1
     }
+}
+
+/// Whether somebody can be dialled at an address as it is written.
+fn leads_somewhere(address: &Multiaddr) -> bool {
+    !address.is_empty()
+        && address.iter().all(|part| match part {
+            Protocol::Ip4(ip) => !ip.is_unspecified(),
+            Protocol::Ip6(ip) => !ip.is_unspecified(),
+            Protocol::Tcp(port) | Protocol::Udp(port) => port > 0,
+            _ => true,
+        })
 }
 
 impl<'de> Deserialize<'de> for NetConfig {
@@ -261,6 +296,11 @@ mod tests {
         assert_eq!(refused(&NetConfig { replication_factor: 0, ..default() }), "replication_factor");
         assert_eq!(refused(&NetConfig { ttl: Duration::ZERO, ..default() }), "ttl");
         assert_eq!(refused(&NetConfig { network_id: "a/b".to_owned(), ..default() }), "network_id");
+        assert_eq!(refused(&NetConfig { relay: true, behind_nat: true, ..default() }), "relay");
+        for nowhere in ["/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/udp/0/quic-v1"] {
+            let announce = vec![nowhere.parse().unwrap()];
+            assert_eq!(refused(&NetConfig { announce, ..default() }), "announce");
+        }
         assert_eq!(refused(&NetConfig { buffer_bytes: 1, ..default() }), "buffer_bytes");
         assert_eq!(refused(&NetConfig { upload_bytes_per_second: 5, ..default() }), "upload_bytes_per_second");
         let unknown = toml::from_str::<NetConfig>("replicas = 3").unwrap_err().to_string();

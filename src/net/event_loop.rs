@@ -3,47 +3,44 @@
 //! It is also where peers enter and leave the routing table: only one whose identify message shows our Kademlia protocol is added, with
 //! the addresses that it says it listens on; libp2p drops it again when none of them answers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZeroUsize;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use libp2p::kad::GetRecordOk::FoundRecord;
-use libp2p::kad::store::RecordStore as _;
-use libp2p::kad::{self, QueryId, QueryResult};
+use libp2p::kad;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
+use libp2p::{Multiaddr, PeerId, Swarm, dcutr, identify, mdns, relay};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::net::address::{bare, noted};
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
-use crate::net::handle::{Closest, Command, Counts, FoundRecords, Handle, NetworkView, PeerAddresses, PeerEvent};
+use crate::net::connections::Connections;
+use crate::net::handle::{Command, Counts, Handle, NetworkView, PeerAddresses, PeerEvent};
 use crate::net::look_around::LookAround;
 use crate::net::notices::{Notices, cause};
-use crate::net::region::ANSWERS;
-
-/// A query of Kademlia under way, and who waits for it.
-enum Query {
-    Closest(Closest, oneshot::Sender<Closest>),
-    Put(oneshot::Sender<(bool, Vec<PeerId>)>, Vec<PeerId>),
-    Get { key: kad::RecordKey, found: FoundRecords, enough: usize, answer: oneshot::Sender<FoundRecords> },
-}
+use crate::net::queries::Queries;
+use crate::net::relays::Relays;
 
 pub(crate) struct EventLoop {
     swarm: Swarm<Behaviour>,
     commands: mpsc::Receiver<Command>,
     events: broadcast::Sender<PeerEvent>,
     kad_protocol: libp2p::StreamProtocol,
-    queries: HashMap<QueryId, Query>,
+    queries: Queries,
     listens: HashMap<libp2p::core::transport::ListenerId, oneshot::Sender<Result<Multiaddr>>>,
     dials: HashMap<PeerId, Vec<oneshot::Sender<Result<()>>>>,
-    connected: BTreeMap<PeerId, Vec<Multiaddr>>,
+    connections: Connections,
+    relays: Relays,
+    /// Whether it relays, and which addresses it says beside those that it listens on.
+    relay: bool,
+    announced: Vec<Multiaddr>,
     join: Vec<Multiaddr>,
     look_around: LookAround,
     notices: Notices,
@@ -60,17 +57,23 @@ const LINGER: Duration = Duration::from_millis(200);
 const CLOSING: Duration = Duration::from_secs(1);
 
 impl EventLoop {
-    pub(crate) fn new(swarm: Swarm<Behaviour>, config: &NetConfig, join: Vec<Multiaddr>) -> (Handle, EventLoop) {
+    pub(crate) fn new(mut swarm: Swarm<Behaviour>, config: &NetConfig, join: Vec<Multiaddr>) -> (Handle, EventLoop) {
         let (handle, commands, events) = Handle::new(*swarm.local_peer_id(), swarm.behaviour().streams.new_control());
+        for address in &config.announce {
+            swarm.add_external_address(bare(address));
+        }
         let event_loop = EventLoop {
             swarm,
             commands,
             events,
             kad_protocol: protocol("kad", &config.network_id),
-            queries: HashMap::new(),
+            queries: Queries::new(handle.counts()),
             listens: HashMap::new(),
             dials: HashMap::new(),
-            connected: BTreeMap::new(),
+            connections: Connections::default(),
+            relays: Relays::new(config.behind_nat, Instant::now()),
+            relay: config.relay,
+            announced: config.announce.clone(),
             join,
             look_around: LookAround::new(config.refresh_interval, Instant::now()),
             notices: Notices::new(handle.own(), config.join.clone()),
@@ -84,6 +87,7 @@ impl EventLoop {
         let mut rejoin = tokio::time::interval(REJOIN);
         rejoin.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let due = self.due();
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(Command::Close(answer)) => {
@@ -96,20 +100,20 @@ impl EventLoop {
                 },
                 event = self.swarm.select_next_some() => self.event(event),
                 _ = rejoin.tick() => self.rejoin(),
-                () = tokio::time::sleep_until(self.look_around.next().into()) => self.look_around(),
+                () = tokio::time::sleep_until(due.into()) => self.on_time(),
             }
         }
     }
 
     /// Closes all connections. A peer on the other end of one that is merely dropped may take it for alive for a while: QUIC has no FIN.
     async fn close(&mut self) {
-        if self.connected.is_empty() {
+        if self.connections.is_empty() {
             return;
         }
-        for peer in self.connected.keys() {
-            let _ = self.swarm.disconnect_peer_id(*peer);
+        for peer in self.connections.peers() {
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
-        while !self.connected.is_empty() {
+        while !self.connections.is_empty() {
             let event = self.swarm.select_next_some().await;
             // Whoever is quick connects again.
             if let SwarmEvent::ConnectionEstablished { peer_id, .. } = &event {
@@ -122,7 +126,7 @@ impl EventLoop {
     }
 
     fn rejoin(&mut self) {
-        if self.connected.is_empty() {
+        if self.connections.is_empty() {
             self.swarm.behaviour_mut().redial.hurry();
             for address in self.join.clone() {
                 self.join(address);
@@ -130,12 +134,44 @@ impl EventLoop {
         }
     }
 
+    /// When there is something to do by itself.
+    fn due(&self) -> Instant {
+        let others = [self.connections.next(), self.relays.due()].into_iter().flatten().min();
+        others.map_or(self.look_around.next(), |other| other.min(self.look_around.next()))
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        for peer in self.connections.waited(now) {
+            self.dialled(peer, None);
+        }
+        if self.look_around.next() <= now {
+            self.look_around(now);
+        }
+        warn(self.relays.notice(now).map(str::to_owned));
+        self.find_relays(now);
+    }
+
     /// Looks for the peers that are closest to this node: those that answer enter the routing table.
-    fn look_around(&mut self) {
-        self.look_around.looked(Instant::now());
+    fn look_around(&mut self, now: Instant) {
+        self.look_around.looked(now);
         let own = *self.swarm.local_peer_id();
         // Nobody waits for the answer.
         self.swarm.behaviour_mut().kad.get_closest_peers(own);
+    }
+
+    /// Asks relays for the places that this node needs.
+    fn find_relays(&mut self, now: Instant) {
+        while let Some((peer, address)) = self.relays.next(now) {
+            let address = bare(&address).with(Protocol::P2p(peer)).with(Protocol::P2pCircuit);
+            match self.swarm.listen_on(address) {
+                Ok(listener) => self.relays.asked(peer, listener),
+                Err(error) => {
+                    tracing::debug!("{peer} cannot be asked to relay: {}", cause(&error));
+                    self.relays.rest(&peer, now);
+                }
+            }
+        }
     }
 
     fn join(&mut self, address: Multiaddr) {
@@ -171,25 +207,12 @@ impl EventLoop {
             Command::Disconnect(peer) => {
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
-            Command::Closest(key, answer) => {
-                let query = self.swarm.behaviour_mut().kad.get_closest_peers(key);
-                self.queries.insert(query, Query::Closest(Closest::default(), answer));
-            }
+            Command::Closest(key, answer) => self.queries.closest(&mut self.swarm.behaviour_mut().kad, key, answer),
             Command::PutRecord(record, peers, answer) => {
-                let all = NonZeroUsize::new(peers.len()).unwrap_or(NonZeroUsize::MIN);
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                // This node is one of those that have it: a network may have no other yet.
-                let kept = kad.store_mut().put(record.clone()).is_ok();
-                if peers.is_empty() || !kept {
-                    let _ = answer.send((kept, Vec::new()));
-                    return;
-                }
-                let query = kad.put_record_to(record, peers.clone().into_iter(), kad::Quorum::N(all));
-                self.queries.insert(query, Query::Put(answer, peers));
+                self.queries.put(&mut self.swarm.behaviour_mut().kad, record, peers, answer)
             }
             Command::GetRecord(key, enough, answer) => {
-                let query = self.swarm.behaviour_mut().kad.get_record(key.clone());
-                self.queries.insert(query, Query::Get { key, found: FoundRecords::default(), enough, answer });
+                self.queries.get(&mut self.swarm.behaviour_mut().kad, key, enough, answer)
             }
             Command::View(answer) => {
                 let _ = answer.send(self.view());
@@ -200,13 +223,13 @@ impl EventLoop {
     }
 
     fn connect(&mut self, peer: PeerAddresses, answer: oneshot::Sender<Result<()>>) {
-        if self.connected.contains_key(&peer.peer) {
+        if self.connections.is_usable(&peer.peer) {
             let _ = answer.send(Ok(()));
             return;
         }
         let waiting = self.dials.entry(peer.peer).or_default();
         waiting.push(answer);
-        if waiting.len() > 1 {
+        if waiting.len() > 1 || self.connections.contains(&peer.peer) {
             return;
         }
         let options = DialOpts::peer_id(peer.peer)
@@ -248,7 +271,7 @@ impl EventLoop {
                 stats,
                 step,
             })) => {
-                self.progressed(id, result, &stats, step.last);
+                self.queries.progressed(&mut self.swarm.behaviour_mut().kad, id, result, &stats, step.last);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 let mut peers: BTreeMap<PeerId, Vec<Multiaddr>> = BTreeMap::new();
@@ -258,7 +281,7 @@ impl EventLoop {
                         addresses.push(address);
                     }
                 }
-                peers.retain(|peer, _| !self.connected.contains_key(peer));
+                peers.retain(|peer, _| !self.connections.contains(peer));
                 for (peer, addresses) in peers {
                     // It is told of once: should it not be reached, it is tried again.
                     self.swarm.behaviour_mut().redial.named(peer, addresses.clone());
@@ -266,29 +289,55 @@ impl EventLoop {
                 }
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
+                if self.relays.given(listener_id) {
+                    tracing::info!("others reach this node through {address}");
+                } else if self.relay && self.announced.is_empty() {
+                    // Whoever gets a place here is told where here is.
+                    self.swarm.add_external_address(address.clone());
+                }
                 if let Some(answer) = self.listens.remove(&listener_id) {
                     let _ = answer.send(Ok(address));
                 }
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                let now = Instant::now();
+                self.relays.ended(listener_id, now);
+                self.find_relays(now);
                 if let Some(answer) = self.listens.remove(&listener_id) {
                     let why = reason.err().map_or_else(|| "it was closed".to_owned(), |error| cause(&error));
                     let _ = answer.send(Err(cannot_listen(&Multiaddr::empty(), &why)));
                 }
             }
-            SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => {
-                self.dialled(peer_id, None);
-                if num_established.get() == 1 {
-                    self.connected.insert(peer_id, Vec::new());
+            SwarmEvent::Behaviour(BehaviourEvent::Dcutr(dcutr::Event { remote_peer_id: peer, result: Err(error) })) => {
+                tracing::debug!("{peer} is reached through a relay only: {error}");
+                self.connections.stays_relayed(&peer);
+                self.dialled(peer, None);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(relay::Event::CircuitReqAccepted { .. })) => {
+                self.counts.passed_on.fetch_add(1, Ordering::Relaxed);
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                if self.connections.opened(peer_id, connection_id, &endpoint, Instant::now()) {
                     let _ = self.events.send(PeerEvent::Came(peer_id));
                 }
+                for relayed in self.connections.needless(&peer_id) {
+                    self.swarm.close_connection(relayed);
+                }
+                if self.connections.is_usable(&peer_id) {
+                    self.dialled(peer_id, None);
+                }
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established: 0, cause, .. } => {
-                self.connected.remove(&peer_id);
-                let _ = self.events.send(PeerEvent::Went(peer_id));
-                warn(self.notices.ended(connection_id, &peer_id, cause.is_some()));
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                match self.connections.closed(&peer_id, connection_id) {
+                    true => {
+                        self.relays.withdrawn(&peer_id);
+                        self.dialled(peer_id, Some("the connection has ended".to_owned()));
+                        let _ = self.events.send(PeerEvent::Went(peer_id));
+                        warn(self.notices.ended(connection_id, &peer_id, cause.is_some()));
+                    }
+                    false => self.notices.settled(connection_id),
+                }
             }
-            SwarmEvent::ConnectionClosed { connection_id, .. } => self.notices.settled(connection_id),
             SwarmEvent::IncomingConnectionError { peer_id, error, .. } => {
                 let is_refused = matches!(error, ListenError::Denied { .. });
                 self.counts.refused_connections.fetch_add(u64::from(is_refused), Ordering::Relaxed);
@@ -296,7 +345,8 @@ impl EventLoop {
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.warn_of_dial(connection_id, peer_id, &error);
-                if let Some(peer) = peer_id {
+                // A direct connection that does not come about is no loss where there is one through a relay.
+                if let Some(peer) = peer_id.filter(|peer| !self.connections.contains(peer)) {
                     tracing::debug!("{peer} cannot be reached: {error}");
                     self.dialled(peer, Some(error.to_string()));
                 }
@@ -316,7 +366,7 @@ impl EventLoop {
             }
             return;
         }
-        let addresses: Vec<Multiaddr> = info.listen_addrs.iter().take(limits::PEER_ADDRESSES).cloned().collect();
+        let addresses = noted(&info.listen_addrs);
         let before = self.known_addresses(peer);
         for address in &addresses {
             self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
@@ -334,9 +384,13 @@ impl EventLoop {
             }
         }
         self.swarm.behaviour_mut().redial.met(peer, addresses.clone());
-        if let Some(known) = self.connected.get_mut(&peer) {
-            *known = addresses;
+        self.connections.listens(&peer, addresses);
+        let relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        match self.connections.address(&peer).filter(|_| relays) {
+            Some(address) => self.relays.offered(peer, address),
+            None => self.relays.withdrawn(&peer),
         }
+        self.find_relays(Instant::now());
         let _ = self.events.send(PeerEvent::Came(peer));
     }
 
@@ -353,78 +407,6 @@ impl EventLoop {
         entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether the network has fewer peers than a lookup answers with, as far as this node knows. Then a lookup asks them all, and those that
-    /// do not answer hide nobody.
-    fn is_small(&mut self) -> bool {
-        let known = self.swarm.behaviour_mut().kad.kbuckets().map(|bucket| bucket.num_entries());
-        known.sum::<usize>() < ANSWERS
-    }
-
-    /// A query has come to something.
-    fn progressed(&mut self, id: QueryId, result: QueryResult, stats: &kad::QueryStats, last: bool) {
-        let asked = stats.num_requests() > 0;
-        // By all that were asked.
-        let answered = stats.num_failures() == 0 && stats.num_pending() == 0;
-        // Looked at only where it matters: all buckets are counted.
-        let is_small = !answered && self.is_small();
-        let Some(query) = self.queries.get_mut(&id) else { return };
-        match (query, result) {
-            (Query::Closest(closest, _), QueryResult::GetClosestPeers(outcome)) => {
-                let timed_out = outcome.is_err();
-                let peers = match outcome {
-                    Ok(found) => found.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                let found = peers.into_iter().map(|found| PeerAddresses {
-                    peer: found.peer_id,
-                    addresses: found.addrs.into_iter().take(limits::PEER_ADDRESSES).collect(),
-                });
-                closest.peers.extend(found);
-                closest.asked = asked;
-                closest.complete = (answered || is_small) && !timed_out;
-            }
-            (Query::Get { key, found, enough, .. }, QueryResult::GetRecord(Ok(FoundRecord(there)))) => {
-                let kad = &mut self.swarm.behaviour_mut().kad;
-                // Whatever a peer makes up must not end the search.
-                match kad.store_mut().vet(key, &there.record.value) {
-                    Ok(()) => found.records.push(there.record.value),
-                    Err(refusal) => {
-                        found.refused = true;
-                        tracing::debug!("the answer of {:?} is passed over: {refusal}", there.peer);
-                    }
-                }
-                if found.records.len() >= *enough
-                    && let Some(mut query) = kad.query_mut(&id)
-                {
-                    query.finish();
-                }
-            }
-            (Query::Get { found, .. }, QueryResult::GetRecord(outcome)) => {
-                let timed_out = matches!(outcome, Err(kad::GetRecordError::Timeout { .. }));
-                // One that does not answer may be the one that has it, were the network as small as it may be.
-                found.complete = answered && !timed_out && !found.refused;
-            }
-            (Query::Put(_, took), QueryResult::PutRecord(Err(error))) => {
-                let (kad::PutRecordError::QuorumFailed { success, .. } | kad::PutRecordError::Timeout { success, .. }) =
-                    error;
-                let success: HashSet<PeerId> = success.into_iter().collect();
-                took.retain(|peer| success.contains(peer));
-            }
-            _ => {}
-        }
-        if last {
-            let query = self.queries.remove(&id);
-            let is_lookup = asked && matches!(query, Some(Query::Closest(..) | Query::Get { .. }));
-            self.counts.lookups.fetch_add(u64::from(is_lookup), Ordering::Relaxed);
-            match query {
-                Some(Query::Closest(closest, answer)) => drop(answer.send(closest)),
-                Some(Query::Put(answer, took)) => drop(answer.send((true, took))),
-                Some(Query::Get { found, answer, .. }) => drop(answer.send(found)),
-                None => {}
-            }
-        }
-    }
-
     fn view(&mut self) -> NetworkView {
         let (mut known, mut bucket_sizes) = (Vec::new(), Vec::new());
         for bucket in self.swarm.behaviour_mut().kad.kbuckets() {
@@ -434,14 +416,13 @@ impl EventLoop {
                 addresses: entry.node.value.iter().cloned().collect(),
             }));
         }
-        let connected = self.connected.iter();
-        let connected = connected.map(|(peer, addresses)| PeerAddresses { peer: *peer, addresses: addresses.clone() });
         let own = *self.swarm.local_peer_id();
         let listening = self.swarm.listeners().map(|address| {
             let named = address.iter().any(|part| matches!(part, Protocol::P2p(_)));
             if named { address.clone() } else { address.clone().with(Protocol::P2p(own)) }
         });
-        NetworkView { listening: listening.collect(), connected: connected.collect(), known, bucket_sizes }
+        let (connected, relayed) = (self.connections.view(), self.connections.relayed());
+        NetworkView { listening: listening.collect(), connected, relayed, known, bucket_sizes }
     }
 }
 

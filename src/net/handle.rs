@@ -36,6 +36,8 @@ pub(crate) struct NetworkView {
     pub(crate) listening: Vec<Multiaddr>,
     /// Peers with a connection.
     pub(crate) connected: Vec<PeerAddresses>,
+    /// Those of them that are connected only through a relay.
+    pub(crate) relayed: Vec<PeerId>,
     /// Peers in the routing table.
     pub(crate) known: Vec<PeerAddresses>,
     /// Peers in each bucket of the routing table that is not empty, the farthest bucket last.
@@ -78,6 +80,8 @@ pub(crate) struct Handle {
 pub(super) struct Counts {
     /// Connections that were not let in.
     pub(super) refused_connections: AtomicU64,
+    /// Connections between others that were passed on.
+    pub(super) passed_on: AtomicU64,
     /// Lookups that have asked somebody.
     pub(super) lookups: AtomicU64,
 }
@@ -129,6 +133,11 @@ impl Handle {
     /// Connections of peers that were not let in so far.
     pub(crate) fn refused_connections(&self) -> u64 {
         self.counts.refused_connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections between others that were passed on so far.
+    pub(crate) fn passed_on(&self) -> u64 {
+        self.counts.passed_on.load(Ordering::Relaxed)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {

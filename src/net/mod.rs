@@ -1,8 +1,8 @@
 //! The network: where chunks belong, how they get there and back, and the signed records that name them.
 //!
 //! Pure and without I/O: `placement` (which peers hold a placement group) and `region` (how few lookups find them all). libp2p does what
-//! it is good at (`transport`, `behaviour`, `event_loop` and the `handle` to it: connections, encryption, Kademlia); `tls`, `mux` and
-//! `gather` set it up for long transfers. Own is the exchange: `wire` (its bytes), `serve` (answering), `link` (asking one peer) and
+//! it is good at (`transport`, `behaviour`, `event_loop` and the `handle` to it: connections, encryption, Kademlia, relays); `tls`, `mux` and
+//! `gather` set it up for long transfers, and `redial`, `look_around`, `relays` and `connections` say who is dialled when, and through whom. Own is the exchange: `wire` (its bytes), `serve` (answering), `link` (asking one peer) and
 //! `fetch` (asking many at once).
 //!
 //! This layer sees chunks and records, never the store: what is here and what may be kept is asked through
@@ -13,12 +13,16 @@
 pub use libp2p::{Multiaddr, PeerId};
 
 #[cfg(feature = "net")]
+mod address;
+#[cfg(feature = "net")]
 pub(crate) mod behaviour;
 #[cfg(feature = "net")]
 mod board;
 pub mod catalogue;
 #[cfg(feature = "net")]
 pub mod config;
+#[cfg(feature = "net")]
+mod connections;
 #[cfg(feature = "net")]
 mod doubts;
 #[cfg(feature = "net")]
@@ -50,10 +54,14 @@ pub mod placement;
 mod pulse;
 #[cfg(feature = "net")]
 pub(crate) mod push;
+#[cfg(feature = "net")]
+mod queries;
 pub mod record;
 #[cfg(feature = "net")]
 pub(crate) mod redial;
 pub mod region;
+#[cfg(feature = "net")]
+mod relays;
 #[cfg(feature = "net")]
 pub(crate) mod resolver;
 #[cfg(feature = "net")]

@@ -12,7 +12,7 @@ use libp2p::swarm::{ConnectionId, DialError, ListenError};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use lru::LruCache;
 
-use crate::net::redial::bare;
+use crate::net::address::bare;
 
 /// Peers that were told of and are kept in mind.
 const TOLD: NonZeroUsize = NonZeroUsize::new(256).unwrap();

@@ -8,7 +8,8 @@
 //! that showed that they are of this network. Peers that were only heard of, from others that have not noticed yet that they are gone, are
 //! left alone for a while.
 //!
-//! A try is a dial of an address, and not of a peer: whoever dials the peer meanwhile would wait for it.
+//! A try is a dial of an address, and not of a peer: whoever dials the peer meanwhile would wait for it. Only a relay has to be told whom it is
+//! asked for, and answers at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
@@ -19,14 +20,15 @@ use std::time::{Duration, Instant};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::multiaddr::Protocol;
-use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
+
+use crate::net::address::{bare, is_relayed};
 
 /// Peers that were connected: so many are kept in mind, the last ones heard of, and tried for so long.
 const MET: (NonZeroUsize, Duration) = (NonZeroUsize::new(1024).unwrap(), Duration::from_secs(24 * 3600));
@@ -58,11 +60,6 @@ struct Away {
     next: Instant,
     /// The dials by which it is being tried.
     under_way: Vec<ConnectionId>,
-}
-
-/// An address without the id of the peer there.
-pub(super) fn bare(address: &Multiaddr) -> Multiaddr {
-    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
 }
 
 /// Where peers were reached, and which of them are away. Pure: it is told the time.
@@ -140,6 +137,11 @@ impl Peers {
 
     fn under_way(&self) -> usize {
         self.away.values().filter(|away| !away.under_way.is_empty()).count()
+    }
+
+    /// Whether a dial is one of those by which somebody is tried.
+    fn tries(&self, dial: ConnectionId) -> bool {
+        self.away.values().any(|away| away.under_way.contains(&dial))
     }
 
     /// The next peer to try, if it is time for one.
@@ -240,7 +242,11 @@ impl Redial {
     fn try_next(&mut self, now: Instant) -> bool {
         for peers in [&mut self.met, &mut self.named] {
             let Some((peer, addresses)) = peers.due(now) else { continue };
-            let dial = |address: Multiaddr| DialOpts::unknown_peer_id().address(bare(&address)).build();
+            // A relay must be told whom it is asked for.
+            let dial = |address: Multiaddr| match is_relayed(&address) {
+                true => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]).build(),
+                false => DialOpts::unknown_peer_id().address(bare(&address)).build(),
+            };
             let dials: Vec<DialOpts> = addresses.into_iter().map(dial).collect();
             peers.tried(&peer, dials.iter().map(DialOpts::connection_id).collect(), now);
             self.dials.extend(dials);
@@ -256,14 +262,15 @@ impl NetworkBehaviour for Redial {
 
     fn handle_pending_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        dial: ConnectionId,
         peer: Option<PeerId>,
         addresses: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         // At an address where it was not tried it may be.
         let vain = |peer: &PeerId| addresses.iter().all(|address| self.is_known(peer, address));
-        match peer.is_some_and(|peer| self.rests(&peer, Instant::now()) && vain(&peer)) {
+        let is_try = self.met.tries(dial) || self.named.tries(dial);
+        match peer.is_some_and(|peer| !is_try && self.rests(&peer, Instant::now()) && vain(&peer)) {
             true => Err(ConnectionDenied::new(Resting)),
             false => Ok(Vec::new()),
         }

@@ -1,4 +1,4 @@
-//! How bytes get from one peer to another: TCP or QUIC, encrypted, with many streams in one connection.
+//! How bytes get from one peer to another: TCP or QUIC, or through a third one, encrypted, with many streams in one connection.
 //!
 //! Both ends of every connection prove that they hold the key of their peer id, so an answer is known to come from whom it was asked of.
 
@@ -17,7 +17,7 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
-use libp2p::{Multiaddr, PeerId, Transport as _, dns, quic, tcp};
+use libp2p::{Multiaddr, PeerId, Transport as _, dns, quic, relay, tcp};
 
 use crate::error::{Error, Result};
 use crate::net::mux::MuxUpgrade;
@@ -36,7 +36,10 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIC_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How much sooner a peer is dialled by TCP than by QUIC.
-const HEAD_START: Duration = Duration::from_millis(250);
+const BEFORE_QUIC: Duration = Duration::from_millis(250);
+
+/// How much sooner it is dialled directly than through a relay.
+const BEFORE_RELAYS: Duration = Duration::from_millis(500);
 
 /// How long the other end may leave what was sent without a sign of its arrival, or have no room for more, before the connection is
 /// given up.
@@ -73,14 +76,25 @@ fn by_address(key: &Keypair) -> Result<Transport> {
     config.handshake_timeout = QUIC_TIMEOUT;
     let quic = quic::tokio::Transport::new(config);
     let quic = quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(OrTransport::new(AfterTcp(quic), tcp).map(|either, _| either.into_inner()).boxed())
+    Ok(OrTransport::new(Later(quic, BEFORE_QUIC), tcp).map(|either, _| either.into_inner()).boxed())
 }
 
-/// Dials a little later than the transport that it wraps, for the one that is not preferred: a peer is dialled at all of its addresses at
-/// once, and the first connection is kept (RFC 8305). TCP moves more bytes a second, and tells at once when the other end is gone.
-struct AfterTcp<T>(T);
+/// Reaches peers through relays too, by which `relay` does so; all else is left to `direct`.
+pub(crate) fn through_relays(relay: relay::client::Transport, direct: Transport, key: &Keypair) -> Result<Transport> {
+    let relay = relay
+        .upgrade(Version::V1Lazy)
+        .authenticate(tls_upgrade(key)?)
+        .multiplex(MuxUpgrade)
+        .timeout(UPGRADE_TIMEOUT)
+        .boxed();
+    Ok(OrTransport::new(Later(relay, BEFORE_RELAYS), direct).map(|either, _| either.into_inner()).boxed())
+}
 
-impl<T: libp2p::Transport + Unpin> libp2p::Transport for AfterTcp<T>
+/// Dials a little later than the transport that it wraps, for one that is not preferred: a peer is dialled at all of its addresses at
+/// once, and the first connection is kept (RFC 8305). TCP moves more bytes a second than QUIC, and tells at once when the other end is gone.
+struct Later<T>(T, Duration);
+
+impl<T: libp2p::Transport + Unpin> libp2p::Transport for Later<T>
 where
     T::Dial: Send + 'static,
 {
@@ -98,9 +112,9 @@ where
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<T::Error>> {
-        let dial = self.0.dial(address, options)?;
+        let (dial, later) = (self.0.dial(address, options)?, self.1);
         Ok(async move {
-            tokio::time::sleep(HEAD_START).await;
+            tokio::time::sleep(later).await;
             dial.await
         }
         .boxed())

@@ -89,6 +89,14 @@ impl Lan {
         (0..self.hosts).for_each(|index| self.plug(index, "whole"));
     }
 
+    /// Has `hosts` reach all others, but not each other, as if each were behind a NAT.
+    pub(crate) fn isolate(&self, hosts: std::ops::Range<usize>) {
+        for index in hosts {
+            let (switch, port) = (self.switch(), format!("port{index}"));
+            ip(&["-n", &switch, "link", "set", "dev", &port, "type", "bridge_slave", "isolated", "on"]).unwrap();
+        }
+    }
+
     fn plug(&self, index: usize, bridge: &str) {
         ip(&["-n", &self.switch(), "link", "set", &format!("port{index}"), "master", bridge]).unwrap();
     }

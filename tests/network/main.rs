@@ -8,3 +8,4 @@ mod departures;
 mod joins;
 mod lan;
 mod process;
+mod relays;

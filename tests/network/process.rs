@@ -57,9 +57,14 @@ impl Net {
         Net::launch_all(lan.hosts(), flags, Some(lan))
     }
 
-    fn launch_all(count: usize, flags: &[&str], lan: Option<Lan>) -> Net {
+    /// No node yet, on the hosts of `lan`.
+    pub(crate) fn prepare(lan: Option<Lan>, flags: &[&str]) -> Net {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut net = Net { dir: tempfile::tempdir().unwrap(), nodes: Vec::new(), flags, lan };
+        Net { dir: tempfile::tempdir().unwrap(), nodes: Vec::new(), flags, lan }
+    }
+
+    fn launch_all(count: usize, flags: &[&str], lan: Option<Lan>) -> Net {
+        let mut net = Net::prepare(lan, flags);
         for index in 0..count {
             let node = net.launch(index);
             net.nodes.push(node);

@@ -5,11 +5,13 @@ import { h, s, code, num, fixed, named, table, row, plural, visible, addressLine
 const PEER_KINDS = { own: 'this node', connected: 'connected', known: 'known, not connected', banned: 'banned: sent wrong chunks' };
 const peerKind = (peer) => (peer.banned ? 'banned' : peer.connected ? 'connected' : 'known');
 
+const peerState = (peer) => `${PEER_KINDS[peer.kind]}${peer.relayed ? ' through a relay' : ''}`;
+
 export function peerRing([ownId, ownPlace, peers]) {
   const own = { peer_id: ownId, place: ownPlace, kind: 'own', addresses: [] };
   const all = [own, ...peers.map((peer) => ({ ...peer, kind: peerKind(peer) }))];
   const rows = [...all].sort((a, b) => a.place - b.place).map((peer) => row([
-    named(code(peer.peer_id)), fixed(h('span', { class: 'legend-cell' }, markIcon(peer.kind), PEER_KINDS[peer.kind])),
+    named(code(peer.peer_id)), fixed(h('span', { class: 'legend-cell' }, markIcon(peer.kind), peerState(peer))),
     num(peer.place.toFixed(4)), fixed(addressLines(peer.addresses)),
   ]));
   const titles = ['Peer', 'State', num('Place'), 'Addresses'];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
-use libp2p::{Multiaddr, PeerId, Swarm, swarm};
+use libp2p::{Multiaddr, PeerId, Swarm, relay, swarm};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
@@ -313,9 +313,11 @@ async fn start(
     let this = Own::new(&own, identity.scope());
     let records =
         KadRecords::open(tables.clone(), this, NodeInner::now, Arc::clone(&refused_records), arrivals.clone())?;
-    let behaviour = Behaviour::new(&key, records, &config)?;
+    let (relays, relay_client) = relay::client::new(own);
+    let behaviour = Behaviour::new(&key, records, relay_client, &config)?;
     let swarm_config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
-    let swarm = Swarm::new(make_transport(&key)?, behaviour, own, swarm_config);
+    let transport = transport::through_relays(relays, make_transport(&key)?, &key)?;
+    let swarm = Swarm::new(transport, behaviour, own, swarm_config);
     let remembered = tables.peers()?;
     let (handle, event_loop) = EventLoop::new(swarm, &config, config.join.iter().cloned().chain(remembered).collect());
     tokio::spawn(event_loop.run());

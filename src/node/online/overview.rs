@@ -29,6 +29,8 @@ pub struct Health {
     pub listen: Vec<String>,
     /// Peers with a connection.
     pub connected_peers: usize,
+    /// Those of them that are connected only through a relay.
+    pub relayed_peers: usize,
     /// Peers in the routing table.
     pub known_peers: usize,
     /// Peers in each bucket of the routing table that is not empty.
@@ -59,6 +61,8 @@ pub struct Health {
     pub refused_connections: u64,
     /// Streams of peers that ended in an error.
     pub broken_streams: u64,
+    /// Connections between other peers that this node has passed on as a relay.
+    pub passed_on: u64,
     /// Lookups in the routing tables of others.
     pub lookups: u64,
     /// Bytes sent to peers.
@@ -85,6 +89,8 @@ pub struct PeerSummary {
     pub addresses: Vec<String>,
     /// True while there is a connection.
     pub connected: bool,
+    /// True if that is only through a relay.
+    pub relayed: bool,
     /// True if it sent wrong chunks and is not asked for now.
     pub banned: bool,
 }
@@ -114,6 +120,7 @@ impl Node {
             network_id: self.inner.config.network_id.clone(),
             listen: view.listening.iter().map(ToString::to_string).collect(),
             connected_peers: view.connected.len(),
+            relayed_peers: view.relayed.len(),
             known_peers: view.known.len(),
             bucket_sizes: view.bucket_sizes,
             stored_keys: stat.keys,
@@ -129,6 +136,7 @@ impl Node {
             refused_requests: count(&served.refused_requests),
             refused_connections: self.inner.handle.refused_connections(),
             broken_streams: count(&served.broken_streams),
+            passed_on: self.inner.handle.passed_on(),
             lookups: self.inner.handle.lookups(),
             served_bytes: count(&served.sent_bytes),
             fetched_bytes: count(&links.received_bytes),
@@ -152,6 +160,7 @@ impl Node {
             place: place(&peer.peer),
             addresses: peer.addresses.iter().map(ToString::to_string).collect(),
             connected: connected.contains(&peer.peer),
+            relayed: view.relayed.contains(&peer.peer),
             banned: banned.contains(&peer.peer),
         };
         Ok(peers.into_iter().map(summary).collect())

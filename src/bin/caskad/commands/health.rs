@@ -43,19 +43,26 @@ fn describe(health: &Report) -> String {
         Some(why) => format!("{waiting}; {why}"),
         None => waiting,
     };
+    let relayed = match health.relayed_peers {
+        0 => String::new(),
+        relayed => format!(" ({relayed} through a relay)"),
+    };
+    let peers = format!("{} connected{relayed}, {} known", health.connected_peers, health.known_peers);
+    let passed_on = (health.passed_on > 0).then(|| format!(", {} passed on", count(health.passed_on, "connection")));
+    let (sent, received) = (size(health.sent_bytes), size(health.received_bytes));
     let text = [
         ("peer", health.peer_id.clone()),
         ("scope", format!("@{}", health.scope)),
         ("network", health.network_id.clone()),
         ("listens on", joined(&health.listen)),
-        ("peers", format!("{} connected, {} known", health.connected_peers, health.known_peers)),
+        ("peers", peers),
         ("buckets", joined(&health.bucket_sizes)),
         ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
         ("keeps", format!("{} of other peers", count(health.leases as u64, "lease"))),
         ("waiting", waiting),
         ("lacking", lacking),
         ("refused", refused),
-        ("traffic", format!("{} sent, {} received", size(health.sent_bytes), size(health.received_bytes))),
+        ("traffic", format!("{sent} sent, {received} received{}", passed_on.unwrap_or_default())),
         ("up", uptime.to_string()),
     ];
     fields("", &text)

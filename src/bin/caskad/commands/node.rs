@@ -35,12 +35,14 @@ enum Preset {
 ///
 /// While it runs, every other command on the same store goes through it. What was put before it started is published as well. It ends
 /// in good order on SIGINT and SIGTERM. Flags go before --preset, and that before `[network]` in the store's `config.toml`, where `preset` stands
-/// for what is left out; peers to join and to allow are those of both.
+/// for what is left out; addresses to announce, and peers to join and to allow, are those of both.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   caskad node
   caskad node --listen /ip4/0.0.0.0/tcp/4700 --join /dns4/store.example.org/tcp/4700
+  caskad node --listen /ip4/0.0.0.0/tcp/4700 --announce /ip4/203.0.113.5/tcp/4700 --relay
+  caskad node --behind-nat --join /ip4/203.0.113.5/tcp/4700
   caskad node --http 127.0.0.1:4701
   caskad node --network-id lab --allow 12D3KooW… --allow 12D3KooW… --no-mdns")]
 pub(crate) struct Node {
@@ -50,6 +52,15 @@ pub(crate) struct Node {
     /// Peers to join through (repeatable)
     #[arg(long, value_name = "ADDR")]
     join: Vec<Multiaddr>,
+    /// One more address by which others reach this node: of a router that passes the port on, say (repeatable)
+    #[arg(long, value_name = "ADDR")]
+    announce: Vec<Multiaddr>,
+    /// Others cannot connect to this node: be reached through peers that relay
+    #[arg(long)]
+    behind_nat: bool,
+    /// Relay: pass on connections to peers that are behind a NAT
+    #[arg(long, conflicts_with = "behind_nat")]
+    relay: bool,
     /// Do not look for peers on the local network
     #[arg(long)]
     no_mdns: bool,
@@ -184,6 +195,9 @@ impl Node {
             config.listen.clone_from(&self.listen);
         }
         config.join.extend(self.join.iter().cloned());
+        config.announce.extend(self.announce.iter().cloned());
+        config.behind_nat |= self.behind_nat;
+        config.relay |= self.relay;
         config.mdns &= !self.no_mdns;
         config.allow.extend(self.allow.iter().copied());
         fn set<T: Clone>(field: &mut T, flag: Option<&T>) {

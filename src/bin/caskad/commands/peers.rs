@@ -30,10 +30,11 @@ fn describe(peers: &[PeerSummary]) -> String {
     }
     let mut table = Table::new(&["PEER", "STATE", "ADDRESSES"]);
     for peer in peers {
-        let state = match (peer.banned, peer.connected) {
-            (true, _) => "sent wrong chunks",
-            (false, true) => "connected",
-            (false, false) => "known",
+        let state = match (peer.banned, peer.connected, peer.relayed) {
+            (true, ..) => "sent wrong chunks",
+            (false, true, false) => "connected",
+            (false, true, true) => "connected through a relay",
+            (false, false, _) => "known",
         };
         table.row([peer.peer_id.clone(), state.to_owned(), joined(&peer.addresses)]);
     }
