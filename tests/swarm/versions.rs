@@ -1,11 +1,12 @@
 //! Versions of a model in the network: what travels of a new one, what an interruption costs, and what is remembered.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskad::{Error, GetOptions, Monitor, Payload, Progress, PutOptions, StatReport};
 
-use crate::nodes::{Swarm, Warnings, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, Warnings, damage, eventually, payload, quick, random, restored};
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
@@ -165,6 +166,33 @@ fn what_is_removed_is_no_longer_kept() {
     let gone = swarm.nodes[3].get(&format!("@{scope}/m@1").parse().unwrap(), &out, &GetOptions::default(), &none);
     assert!(matches!(gone, Err(Error::NotFound { what: "version", .. })), "{gone:?}");
     swarm.nodes[3].get(&format!("@{scope}/m@2").parse().unwrap(), &out, &GetOptions::default(), &none).unwrap();
+}
+
+#[test]
+fn what_somebody_has_pinned_stays_in_the_network_without_its_publisher() {
+    let mut config = quick();
+    config.ttl = std::time::Duration::from_secs(6);
+    let mut swarm = Swarm::start(5, config);
+    let (bytes, name, none) = (random(1 << 20, 9), swarm.name(0, "m"), Monitor::none());
+    swarm.put(0, "m", bytes.clone());
+    let manifest = swarm.nodes[0].store().version(&"m@1".parse().unwrap()).unwrap().manifest_hash();
+    swarm.nodes[1].fetch(&name, &none).unwrap();
+    swarm.nodes[1].store().pin(&name).unwrap();
+    swarm.nodes[1].wake();
+    let owners = |nodes: &[caskad::Node]| -> HashSet<[u8; 32]> {
+        let leases = nodes.iter().flat_map(|node| node.store().leases().unwrap().all());
+        leases.filter(|lease| lease.terms.manifest == manifest).map(|lease| lease.terms.owner).collect()
+    };
+    eventually("others keep it for both", || owners(&swarm.nodes[2..]).len() == 2);
+    swarm.nodes.remove(0).shutdown().unwrap();
+    eventually("what its publisher had there has ended", || owners(&swarm.nodes[1..]).len() == 1);
+    let pack = swarm.store(1).join("packs").join("p-00000001.pack");
+    damage(&pack, (1 << 18..(1 << 18) + 400_000).step_by(1000));
+    let (pinned, out) = (&swarm.nodes[0], swarm.dir.path().join("out"));
+    pinned.get(&name, &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
+    pinned.store().unpin(&name).unwrap();
+    eventually("it has ended as well", || owners(&swarm.nodes[1..]).is_empty());
 }
 
 #[test]

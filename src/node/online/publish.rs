@@ -164,16 +164,9 @@ impl NodeInner {
         };
         let (version, (record, listed)) = futures::try_join!(version, self.record_of(key, &catalogue, errand))?;
         versions.extend(version);
-        if let Some((number, short)) = versions.iter().rfind(|(_, placed)| placed.short > 0) {
-            // A record names only what is kept.
-            return Err(Error::TooFewPeers {
-                name: format!("{key}@{number}"),
-                found: short.fewest,
-                needed: self.config.quorum(),
-                short: short.short,
-                chunks: short.chunks,
-                peers: short.peers.max(1),
-            });
+        // A record names only what is kept.
+        for (number, placed) in versions.iter().rev() {
+            self.check_quorum(key, *number, placed)?;
         }
         versions.into_iter().for_each(|(_, version)| placed.add(version));
         placed.add(self.publish_record(record, Named::Versions(key, &catalogue), errand).await?);
@@ -181,6 +174,33 @@ impl NodeInner {
         self.note_published(key.as_str(), fingerprint(&refs), placed.incomplete == 0)?;
         self.note_unpublished(key, placed.incomplete > 0);
         Ok(placed)
+    }
+
+    /// Sees that those versions of somebody else's key that are pinned here are where they belong, whether or not their publisher still does.
+    /// They keep the leases of this node, beside the publisher's.
+    pub(super) async fn keep_pinned(&self, key: &Key, refs: &KeyRefs, errand: Errand<'_>) -> Result<()> {
+        for (number, entry) in published(refs).iter().filter(|(number, _)| refs.pins.contains_key(number)) {
+            if let (_, Standing::Unplaced(version)) = self.describe_version(*number, entry, errand).await? {
+                let (_, placed) = self.place_version(*version, errand).await?;
+                self.check_quorum(key, *number, &placed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where too few peers keep a version.
+    fn check_quorum(&self, key: &Key, number: u64, placed: &Placed) -> Result<()> {
+        match placed.short {
+            0 => Ok(()),
+            short => Err(Error::TooFewPeers {
+                name: format!("{key}@{number}"),
+                found: placed.fewest,
+                needed: self.config.quorum(),
+                short,
+                chunks: placed.chunks,
+                peers: placed.peers.max(1),
+            }),
+        }
     }
 
     /// Notes whether a key waits to be published.

@@ -1,5 +1,5 @@
-//! What a node does by itself: it ends what has expired, publishes what is not published yet, renews its leases and records, and compares
-//! the placement groups that it holds with their other holders.
+//! What a node does by itself: it ends what has expired, publishes what is not published yet, renews its leases and records, and those of
+//! what is pinned here, and compares the placement groups that it holds with their other holders.
 //!
 //! Everything here may be done twice or by two nodes without harm, and what fails is tried again the next time.
 
@@ -274,6 +274,11 @@ impl NodeInner {
                 continue;
             }
             if let Err(error) = self.publish_key(key, errand).await {
+                first.get_or_insert(error);
+            }
+        }
+        for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_some()) {
+            if let Err(error) = self.keep_pinned(key, refs, errand).await {
                 first.get_or_insert(error);
             }
         }
