@@ -76,7 +76,7 @@ pub mod monitor;
 pub mod net;
 pub mod node;
 pub mod refs;
-mod size;
+pub mod size;
 pub mod split;
 pub mod store;
 

@@ -60,15 +60,6 @@ fn is_dash(path: &std::path::Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A number of bytes, as `1000` or `64MiB`.
-fn parse_bytes<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
-    let bytesize::ByteSize(bytes) = text.parse()?;
-    if bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9')) {
-        return Err("it is less than a byte".to_owned());
-    }
-    T::try_from(bytes).map_err(|_| format!("{bytes} bytes are more than this machine can count"))
-}
-
 /// A time to live, as `12h` or `7d`.
 fn parse_time_to_live(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

@@ -98,22 +98,22 @@ pub(crate) struct Node {
     #[arg(long, value_name = "FILE")]
     http_token_file: Option<PathBuf>,
     /// Most bytes of an upload over HTTP [default: no bound but the disk's]
-    #[arg(long, value_name = "BYTES", value_parser = super::parse_bytes::<u64>)]
+    #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<u64>)]
     http_upload_bytes: Option<u64>,
     /// Most bytes a second sent to peers [default: no bound]
-    #[arg(long, value_name = "BYTES", value_parser = super::parse_bytes::<u64>)]
+    #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<u64>)]
     upload: Option<u64>,
     /// Most bytes a second taken from peers [default: no bound]
-    #[arg(long, value_name = "BYTES", value_parser = super::parse_bytes::<u64>)]
+    #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<u64>)]
     download: Option<u64>,
     /// Most bytes that are kept here for one other peer [default: 256 GiB]
-    #[arg(long, value_name = "BYTES", value_parser = super::parse_bytes::<u64>)]
+    #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<u64>)]
     peer_bytes: Option<u64>,
     /// Most chunks that are kept here for one other peer [default: 4 Mi]
     #[arg(long, value_name = "N")]
     peer_chunks: Option<u64>,
     /// Memory for what travels to and from all peers [default: 64 MiB]
-    #[arg(long, value_name = "BYTES", value_parser = super::parse_bytes::<usize>)]
+    #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<usize>)]
     buffer_bytes: Option<usize>,
 }
 
