@@ -61,6 +61,28 @@ fn what_is_damaged_here_comes_from_peers() {
     assert!(swarm.nodes[0].store().verify(&"m".parse().unwrap(), &none).unwrap().ok);
 }
 
+/// Of one's own version, and of another's of which only a part was fetched.
+#[test]
+fn what_is_damaged_here_of_a_stream_comes_from_peers() {
+    let swarm = Swarm::start(3, quick());
+    let (bytes, none) = (random(3 << 20, 7), Monitor::none());
+    swarm.put(0, "m", bytes.clone());
+    let mut options = GetOptions::default();
+    options.part = Part::Range { file: None, range: (1 << 20, Some(5 << 19)) };
+    for (index, name) in [(0, "m".parse().unwrap()), (2, swarm.name(0, "m"))] {
+        let read = || {
+            let mut out = Vec::new();
+            swarm.nodes[index].get_to(&name, &mut out, &options, &none).unwrap();
+            out
+        };
+        assert!(read() == bytes[1 << 20..5 << 19]);
+        let pack = swarm.store(index).join("packs").join("p-00000001.pack");
+        let len = std::fs::metadata(&pack).unwrap().len() as usize;
+        damage(&pack, (100..len).step_by(5000));
+        assert!(read() == bytes[1 << 20..5 << 19]);
+    }
+}
+
 #[test]
 fn a_manifest_that_is_damaged_here_comes_from_peers() {
     let swarm = Swarm::start(3, quick());

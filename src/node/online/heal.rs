@@ -1,6 +1,8 @@
 //! Healing: chunks and manifests that were found damaged are fetched again from the peers that hold them.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::chunk::LeaseTerms;
@@ -8,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
 use crate::net::record::PUBLISHED;
+use crate::node::get::{GetOptions, Part};
 use crate::node::online::find::{Look, Missing, keep};
 use crate::node::online::node::Node;
-use crate::node::report::VerifyReport;
+use crate::node::report::{GetReport, VerifyReport};
 use crate::node::version::Version;
 
 impl Node {
@@ -60,6 +63,49 @@ impl Node {
         Ok(healed)
     }
 
+    /// Reads a part of a version, by what `restore` does, and once more where that finds damage here and peers have what is damaged.
+    pub(super) fn mending<T>(
+        &self,
+        version: &Version,
+        part: &Part,
+        monitor: &Monitor,
+        restore: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        match restore() {
+            Err(Error::Damaged { .. }) if self.mend(version, part, monitor)? => restore(),
+            restored => restored,
+        }
+    }
+
+    /// Writes a part of a version to `out`, [mending](Node::mending) what is damaged here.
+    pub(super) fn restore_to(
+        &self,
+        version: &Version,
+        out: &mut dyn Write,
+        options: &GetOptions,
+        monitor: &Monitor,
+    ) -> Result<GetReport> {
+        let out = RefCell::new(Onward { out, written: 0 });
+        self.mending(version, &options.part, monitor, || {
+            let mut out = out.borrow_mut();
+            let done = out.written;
+            version.clone().restore_to(&mut Rest { out: &mut out, done }, options, monitor)
+        })
+    }
+
+    /// Fetches again what is damaged of a part of a version; whether any of it came.
+    fn mend(&self, version: &Version, part: &Part, monitor: &Monitor) -> Result<bool> {
+        let here = VersionRef { key: version.key().clone(), version: VersionSpec::Number(version.number()) };
+        monitor.warn(&format!("a chunk of {here} is damaged; what peers have of it is fetched again"));
+        if self.is_here(&here)? {
+            let damaged = self.inner.store.verify(&here, monitor)?;
+            return Ok(self.heal(&damaged, monitor)? > 0);
+        }
+        // Of what is not kept whole, a chunk that was found damaged is none that is here.
+        let (_, fetched) = self.pull_here(&here, part, Look::Newest, monitor)?;
+        Ok(fetched.chunks > 0)
+    }
+
     /// The version of that name which is here. Its manifest is fetched again where it is damaged.
     pub(super) fn version_here(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
         let store = &self.inner.store;
@@ -93,5 +139,54 @@ impl Node {
         })?;
         // A document is verified against the hash that it was asked by.
         self.inner.store.restore_manifest(entry.manifest, &bytes)
+    }
+}
+
+/// An output, and what has been written to it.
+struct Onward<'o> {
+    out: &'o mut dyn Write,
+    written: u64,
+}
+
+/// The same bytes once more: of those, what comes behind the first `done`, which are written already, goes to the output.
+struct Rest<'r, 'o> {
+    out: &'r mut Onward<'o>,
+    done: u64,
+}
+
+impl Write for Rest<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let skipped = bytes.len().min(usize::try_from(self.done).unwrap_or(usize::MAX));
+        if skipped > 0 {
+            self.done -= skipped as u64;
+            return Ok(skipped);
+        }
+        let written = self.out.out.write(bytes)?;
+        self.out.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_again_goes_on_where_it_ended() {
+        let mut written = Vec::new();
+        let mut onward = Onward { out: &mut written, written: 0 };
+        let mut write = |pieces: &[&[u8]]| {
+            let done = onward.written;
+            let mut rest = Rest { out: &mut onward, done };
+            pieces.iter().for_each(|piece| rest.write_all(piece).unwrap());
+        };
+        write(&[b"hel", b"lo "]);
+        write(&[b"h"]);
+        write(&[b"hello wor", b"ld"]);
+        assert_eq!(written, b"hello world");
     }
 }

@@ -47,23 +47,10 @@ impl Node {
         monitor: &Monitor,
     ) -> Result<GetReport> {
         let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
-        let restored = match pulled.version.clone().restore(&target, options, monitor) {
-            Err(Error::Damaged { .. })
-                if matches!(options.part, Part::Whole) && self.mend(&pulled.version, monitor)? =>
-            {
-                pulled.version.clone().restore(&target, options, monitor)
-            }
-            restored => restored,
-        };
-        Ok(pulled.report(restored?))
-    }
-
-    /// Fetches again what is damaged of a version that is here; whether any of it came.
-    fn mend(&self, version: &Version, monitor: &Monitor) -> Result<bool> {
-        let here = VersionRef { key: version.key().clone(), version: crate::VersionSpec::Number(version.number()) };
-        monitor.warn(&format!("a chunk of {here} is damaged; what peers have of it is fetched again"));
-        let damaged = self.inner.store.verify(&here, monitor)?;
-        Ok(self.heal(&damaged, monitor)? > 0)
+        let version = &pulled.version;
+        let restored =
+            self.mending(version, &options.part, monitor, || version.clone().restore(&target, options, monitor))?;
+        Ok(pulled.report(restored))
     }
 
     /// As [`Store::get_to`](crate::Store::get_to); what is not here comes from peers.
@@ -75,8 +62,8 @@ impl Node {
         monitor: &Monitor,
     ) -> Result<GetReport> {
         let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
-        let report = pulled.version.clone().restore_to(out, options, monitor)?;
-        Ok(pulled.report(report))
+        let restored = self.restore_to(&pulled.version, out, options, monitor)?;
+        Ok(pulled.report(restored))
     }
 
     /// Writes a part of a version that is open already to `out`; see [`get_to`](Node::get_to).
@@ -89,7 +76,7 @@ impl Node {
         monitor: &Monitor,
     ) -> Result<GetReport> {
         if version.key().scope().is_none() {
-            return version.clone().restore_to(out, options, monitor);
+            return self.restore_to(version, out, options, monitor);
         }
         let wanted = VersionRef { key: version.key().clone(), version: crate::VersionSpec::Number(version.number()) };
         self.get_to(&wanted, out, options, monitor)
@@ -200,7 +187,7 @@ impl Node {
         Ok(own.map(|key| KeySummary { key: key.key.in_scope(scope), ..key }).collect())
     }
 
-    fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
+    pub(super) fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
         match wanted.key.scope() {
             None => Ok(find_version(&self.inner.store.refs_of(&wanted.key)?, wanted).is_some()),
             Some(_) => Ok(match &wanted.version {
@@ -225,7 +212,13 @@ impl Node {
     }
 
     /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
-    fn pull_here(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<(Version, Fetched)> {
+    pub(super) fn pull_here(
+        &self,
+        wanted: &VersionRef,
+        part: &Part,
+        look: Look,
+        monitor: &Monitor,
+    ) -> Result<(Version, Fetched)> {
         let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
         self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
     }
