@@ -129,13 +129,19 @@ pub const CONNECTIONS_PER_PEER: u32 = 5;
 /// Most incoming connections that are not encrypted yet.
 pub const PENDING_CONNECTIONS: u32 = 64;
 
-/// Most peers that a relay has a place for.
+/// Most places that a relay gives.
 pub const RELAY_RESERVATIONS: usize = 256;
+
+/// How long a place at a relay lasts, while its peer is connected.
+pub const RELAY_RESERVATION_TIME: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+
+/// How often in a row a peer may ask for a place; after that, once a minute.
+pub const RELAY_REQUESTS: std::num::NonZeroU32 = std::num::NonZeroU32::new(30).unwrap();
 
 /// Most connections that a relay passes on at a time.
 pub const RELAY_CIRCUITS: usize = 512;
 
-/// Most of them from one peer, and so many new ones of it in a minute.
+/// Most of them from and to one peer, and so many new ones from it in a minute.
 pub const RELAY_CIRCUITS_PER_PEER: usize = 64;
 
 /// How long one of them lasts at most. Whoever still needs it makes another.

@@ -28,20 +28,23 @@ fn relay(address: &Multiaddr) -> Option<PeerId> {
     ids.last().filter(|_| is_relayed(address))
 }
 
-/// Whether only this machine is reached by an address.
-pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+/// How far away an address may be used: on this machine only (2), on its local network only (1), or anywhere.
+fn narrowness(address: &Multiaddr) -> u8 {
     match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
-        _ => false,
+        Some(Protocol::Ip4(ip)) if ip.is_loopback() => 2,
+        Some(Protocol::Ip4(ip)) if ip.is_private() || ip.is_link_local() => 1,
+        Some(Protocol::Ip6(ip)) if ip.is_loopback() => 2,
+        Some(Protocol::Ip6(ip)) if ip.is_unique_local() || ip.is_unicast_link_local() => 1,
+        _ => 0,
     }
 }
 
-/// Those addresses of a peer that are noted. Of each relay one, since it is a place at the relay that counts and not how one gets there; and
-/// those first: all are dialled, so many at a time, and of the others some may lead nowhere from here.
+/// Those addresses of a peer that are noted. Of each relay one, the one that leads there from the farthest; and those first: all are dialled,
+/// so many at a time, and of the others some may lead nowhere from here.
 pub(super) fn noted(addresses: &[Multiaddr]) -> Vec<Multiaddr> {
     let (mut relayed, direct): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_relayed);
-    relayed.sort_by_key(is_loopback);
+    // A peer says them in any order: the same are noted each time.
+    relayed.sort_by_cached_key(|address| (narrowness(address), address.to_vec()));
     let mut relays = HashSet::new();
     relayed.retain(|address| relay(address).is_some_and(|relay| relays.insert(relay)));
     relayed.into_iter().chain(direct).take(limits::PEER_ADDRESSES).collect()
@@ -71,8 +74,13 @@ mod tests {
         let relays = [PeerId::random(), PeerId::random()];
         let through = |ip: &str, relay: usize| address(&format!("/ip4/{ip}/tcp/1/p2p/{}/p2p-circuit", relays[relay]));
         let direct = address("/ip4/192.168.0.2/tcp/1");
-        let said = [direct.clone(), through("127.0.0.1", 0), through("10.0.0.1", 0), through("127.0.0.1", 1)];
-        assert_eq!(noted(&said), [through("10.0.0.1", 0), through("127.0.0.1", 1), direct]);
+        let mut said = [through("127.0.0.1", 0), through("10.0.0.1", 0), direct.clone(), through("203.0.113.1", 0)];
+        assert_eq!(noted(&said), [through("203.0.113.1", 0), direct.clone()]);
+        said[0] = through("172.17.0.1", 1);
+        let one_each = noted(&said);
+        assert_eq!((one_each.len(), one_each[2].clone()), (3, direct));
+        said.reverse();
+        assert_eq!(noted(&said), one_each);
         let many: Vec<Multiaddr> = (0..100).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}"))).collect();
         assert_eq!(noted(&many).len(), limits::PEER_ADDRESSES);
     }

@@ -109,6 +109,9 @@ impl Behaviour {
 fn relay(own: PeerId) -> relay::Behaviour {
     let config = relay::Config {
         max_reservations: limits::RELAY_RESERVATIONS,
+        // A place ends with its connection.
+        reservation_duration: limits::RELAY_RESERVATION_TIME,
+        reservation_rate_limiters: Vec::new(),
         max_circuits: limits::RELAY_CIRCUITS,
         max_circuits_per_peer: limits::RELAY_CIRCUITS_PER_PEER,
         max_circuit_duration: limits::RELAY_CIRCUIT_TIME,
@@ -117,8 +120,11 @@ fn relay(own: PeerId) -> relay::Behaviour {
         circuit_src_rate_limiters: Vec::new(),
         ..relay::Config::default()
     };
-    let at_once = NonZeroU32::new(limits::RELAY_CIRCUITS_PER_PEER as u32).unwrap_or(NonZeroU32::MIN);
-    let mut relay = relay::Behaviour::new(own, config.circuit_src_per_peer(at_once, Duration::from_secs(60)));
+    // So many at once, and one more whenever the time is over: by peer, since many of them may share an address.
+    let each = NonZeroU32::new(limits::RELAY_CIRCUITS_PER_PEER as u32).unwrap_or(NonZeroU32::MIN);
+    let config = config.circuit_src_per_peer(each, Duration::from_secs(60) / each.get());
+    let config = config.reservation_rate_per_peer(limits::RELAY_REQUESTS, Duration::from_secs(60));
+    let mut relay = relay::Behaviour::new(own, config);
     relay.set_status(Some(relay::Status::Enable));
     relay
 }

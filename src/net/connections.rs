@@ -3,7 +3,7 @@
 //! Of two peers that are connected through a relay the one that was dialled tries at once to connect directly (libp2p's DCUtR). Whoever wants
 //! to talk to the other waits a moment for that; once it is there, the connection through the relay ends.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use libp2p::core::ConnectedPoint;
@@ -16,13 +16,18 @@ use crate::net::handle::PeerAddresses;
 /// How long a connection through a relay is not used, since a direct one may come of it.
 const PUNCHING: Duration = Duration::from_secs(2);
 
+/// How long a connection through a relay is kept beside a direct one that was there before it, and may be dead: longer than it takes to
+/// notice that.
+const BESIDE: Duration = Duration::from_secs(30);
+
 /// A peer with a connection.
 #[derive(Debug, Default)]
 struct Peer {
     /// Where it says that it listens.
     addresses: Vec<Multiaddr>,
     direct: HashSet<ConnectionId>,
-    relayed: HashSet<ConnectionId>,
+    /// Through relays, and since when.
+    relayed: HashMap<ConnectionId, Instant>,
     /// Where this node has reached it directly.
     reached: Option<Multiaddr>,
     /// Until when it is waited for a direct connection.
@@ -39,7 +44,7 @@ impl Connections {
         let is_first = !self.0.contains_key(&peer);
         let known = self.0.entry(peer).or_default();
         if end.is_relayed() {
-            known.relayed.insert(id);
+            known.relayed.insert(id, now);
             known.punching = (known.direct.is_empty() && is_first).then(|| now + PUNCHING).or(known.punching);
         } else {
             known.direct.insert(id);
@@ -63,10 +68,29 @@ impl Connections {
         is_last
     }
 
-    /// Connections through relays to a peer that is connected directly by now.
-    pub(super) fn needless(&self, peer: &PeerId) -> Vec<ConnectionId> {
-        let known = self.0.get(peer).filter(|known| !known.direct.is_empty());
-        known.map(|known| known.relayed.iter().copied().collect()).unwrap_or_default()
+    /// Connections through relays to `peer`, which has just been connected directly.
+    pub(super) fn superseded(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        self.0.get(peer).map(|known| known.relayed.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Connections through relays that have been beside a direct one for long. They are to be closed, and count no more.
+    pub(super) fn needless(&mut self, now: Instant) -> Vec<ConnectionId> {
+        let needless: Vec<_> = self.beside().filter(|(_, since)| now >= *since + BESIDE).map(|(id, _)| id).collect();
+        for known in self.0.values_mut() {
+            known.relayed.retain(|id, _| !needless.contains(id));
+        }
+        needless
+    }
+
+    /// Connections through relays beside direct ones, and since when.
+    fn beside(&self) -> impl Iterator<Item = (ConnectionId, Instant)> {
+        let peers = self.0.values().filter(|known| !known.direct.is_empty());
+        peers.flat_map(|known| known.relayed.iter().map(|(id, since)| (*id, *since)))
+    }
+
+    /// Whether a connection to `peer` is a direct one.
+    pub(super) fn is_direct(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        self.0.get(peer).is_some_and(|known| known.direct.contains(&id))
     }
 
     /// No direct connection will come.
@@ -91,9 +115,10 @@ impl Connections {
         .collect()
     }
 
-    /// When that will be.
+    /// When there is something to do: some can be talked to, or a connection is needless.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.values().filter_map(|known| known.punching).min()
+        let waits = self.0.values().filter_map(|known| known.punching);
+        waits.chain(self.beside().map(|(_, since)| since + BESIDE)).min()
     }
 
     /// A peer says that it listens at `addresses`.
@@ -169,13 +194,29 @@ mod tests {
     fn a_direct_connection_takes_the_place_of_one_through_a_relay() {
         let (mut connections, peer, start) = (Connections::default(), PeerId::random(), Instant::now());
         connections.opened(peer, id(1), &dialled(RELAY), start);
-        assert!(connections.needless(&peer).is_empty());
+        assert!(!connections.is_direct(&peer, id(1)));
         assert!(!connections.opened(peer, id(2), &dialled("/ip4/10.0.0.2/tcp/2"), start));
-        assert!(connections.is_usable(&peer) && connections.relayed().is_empty());
-        assert_eq!(connections.needless(&peer), [id(1)]);
+        assert!(
+            connections.is_usable(&peer) && connections.is_direct(&peer, id(2)) && connections.relayed().is_empty()
+        );
+        assert_eq!(connections.superseded(&peer), [id(1)]);
         assert_eq!(connections.address(&peer), Some("/ip4/10.0.0.2/tcp/2".parse().unwrap()));
-        assert!(!connections.closed(&peer, id(1)) && connections.needless(&peer).is_empty());
+        assert!(!connections.closed(&peer, id(1)) && connections.superseded(&peer).is_empty());
         assert!(connections.closed(&peer, id(2)));
+    }
+
+    #[test]
+    fn one_through_a_relay_is_kept_until_it_is_known_that_the_direct_one_before_it_lives() {
+        let (mut connections, peer, start) = (Connections::default(), PeerId::random(), Instant::now());
+        connections.opened(peer, id(1), &dialled("/ip4/10.0.0.2/tcp/2"), start);
+        connections.opened(peer, id(2), &dialled(RELAY), start);
+        assert!(connections.is_usable(&peer) && connections.needless(start).is_empty());
+        assert_eq!(connections.next(), Some(start + BESIDE));
+        assert_eq!(connections.needless(start + BESIDE), [id(2)]);
+        assert!(connections.next().is_none() && !connections.closed(&peer, id(2)));
+        connections.opened(peer, id(3), &dialled(RELAY), start + BESIDE);
+        connections.closed(&peer, id(1));
+        assert!(connections.needless(start + 3 * BESIDE).is_empty() && connections.next().is_none());
     }
 
     #[test]

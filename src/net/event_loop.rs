@@ -110,6 +110,7 @@ impl EventLoop {
         if self.connections.is_empty() {
             return;
         }
+        self.relays = Relays::new(false, Instant::now());
         for peer in self.connections.peers() {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -148,6 +149,9 @@ impl EventLoop {
         if self.look_around.next() <= now {
             self.look_around(now);
         }
+        for relayed in self.connections.needless(now) {
+            self.swarm.close_connection(relayed);
+        }
         warn(self.relays.notice(now).map(str::to_owned));
         self.find_relays(now);
     }
@@ -168,7 +172,7 @@ impl EventLoop {
                 Ok(listener) => self.relays.asked(peer, listener),
                 Err(error) => {
                     tracing::debug!("{peer} cannot be asked to relay: {}", cause(&error));
-                    self.relays.rest(&peer, now);
+                    self.relays.failed(peer, now);
                 }
             }
         }
@@ -264,6 +268,10 @@ impl EventLoop {
             })) => {
                 self.notices.settled(connection_id);
                 self.identified(peer_id, &info);
+                // What it says through a relay is what it does there.
+                if self.connections.is_direct(&peer_id, connection_id) {
+                    self.look_at_offer(peer_id, &info);
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
                 id,
@@ -299,6 +307,9 @@ impl EventLoop {
                     let _ = answer.send(Ok(address));
                 }
             }
+            SwarmEvent::ExpiredListenAddr { address, .. } if self.relay && self.announced.is_empty() => {
+                self.swarm.remove_external_address(&address);
+            }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 let now = Instant::now();
                 self.relays.ended(listener_id, now);
@@ -311,7 +322,9 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Dcutr(dcutr::Event { remote_peer_id: peer, result: Err(error) })) => {
                 tracing::debug!("{peer} is reached through a relay only: {error}");
                 self.connections.stays_relayed(&peer);
-                self.dialled(peer, None);
+                if self.connections.is_usable(&peer) {
+                    self.dialled(peer, None);
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Relay(relay::Event::CircuitReqAccepted { .. })) => {
                 self.counts.passed_on.fetch_add(1, Ordering::Relaxed);
@@ -320,8 +333,10 @@ impl EventLoop {
                 if self.connections.opened(peer_id, connection_id, &endpoint, Instant::now()) {
                     let _ = self.events.send(PeerEvent::Came(peer_id));
                 }
-                for relayed in self.connections.needless(&peer_id) {
-                    self.swarm.close_connection(relayed);
+                if !endpoint.is_relayed() {
+                    for relayed in self.connections.superseded(&peer_id) {
+                        self.swarm.close_connection(relayed);
+                    }
                 }
                 if self.connections.is_usable(&peer_id) {
                     self.dialled(peer_id, None);
@@ -385,13 +400,20 @@ impl EventLoop {
         }
         self.swarm.behaviour_mut().redial.met(peer, addresses.clone());
         self.connections.listens(&peer, addresses);
-        let relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
-        match self.connections.address(&peer).filter(|_| relays) {
-            Some(address) => self.relays.offered(peer, address),
+        let _ = self.events.send(PeerEvent::Came(peer));
+    }
+
+    /// Notes whether a peer of this network relays.
+    fn look_at_offer(&mut self, peer: PeerId, info: &identify::Info) {
+        let offers = [&self.kad_protocol, &relay::HOP_PROTOCOL_NAME].iter().all(|name| info.protocols.contains(name));
+        match self.connections.address(&peer).filter(|_| offers) {
+            Some(address) => {
+                let named = self.notices.names(peer, &address);
+                self.relays.offered(peer, address, named);
+            }
             None => self.relays.withdrawn(&peer),
         }
         self.find_relays(Instant::now());
-        let _ = self.events.send(PeerEvent::Came(peer));
     }
 
     /// Leaves a peer of another network.

@@ -20,6 +20,8 @@ pub(crate) mod behaviour;
 mod board;
 pub mod catalogue;
 #[cfg(feature = "net")]
+mod circuits;
+#[cfg(feature = "net")]
 pub mod config;
 #[cfg(feature = "net")]
 mod connections;

@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use libp2p::allow_block_list::NotAllowed;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{ConnectionId, DialError, ListenError};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use lru::LruCache;
@@ -56,6 +57,13 @@ impl Notices {
             turned_away: LruCache::new(TOLD),
             lately: None,
         }
+    }
+
+    /// Whether the user has named `peer`, which was reached at `address`, to join through.
+    pub(super) fn names(&self, peer: PeerId, address: &Multiaddr) -> bool {
+        let is_it =
+            |named: &Multiaddr| named.iter().last() == Some(Protocol::P2p(peer)) || bare(named) == bare(address);
+        self.named.iter().any(is_it)
     }
 
     /// An address is dialled to join through it.

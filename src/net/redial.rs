@@ -9,7 +9,7 @@
 //! left alone for a while.
 //!
 //! A try is a dial of an address, and not of a peer: whoever dials the peer meanwhile would wait for it. Only a relay has to be told whom it is
-//! asked for, and answers at once.
+//! asked for.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;

@@ -1,6 +1,8 @@
 //! [`Relays`]: through which peers a node is reached that cannot be reached itself. Pure: it is told what happens and when.
 //!
 //! It keeps a place at two of those that relay, of its own network and connected to it directly: so it is still reached when one of them goes.
+//! Whoever gives it a place sees who comes, and can keep them away. So those that its user has named are asked, and others only while none of
+//! those relays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -12,10 +14,13 @@ use rand::seq::IteratorRandom as _;
 /// So many relays does a node keep a place at.
 const WANTED: usize = 2;
 
-/// How long one that gave no place, or took it back, is not asked.
-const REST: Duration = Duration::from_secs(30);
+/// How long a relay that gave no place is not asked.
+const REFUSED: Duration = Duration::from_secs(30);
 
-/// How long there may be no relay until the user is told.
+/// How long one is not asked whose place was lost: what is lost is not always the relay's doing.
+const LOST: Duration = Duration::from_secs(2);
+
+/// How long there may be no place until the user is told.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A peer that relays.
@@ -23,16 +28,25 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Offer {
     /// Where others find it.
     address: Multiaddr,
-    rests: Option<Instant>,
+    /// The user has told this node to join through it.
+    named: bool,
+}
+
+/// A place at a relay, or the wait for one.
+#[derive(Debug)]
+struct Place {
+    relay: PeerId,
+    given: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Relays {
     wanted: usize,
     offers: BTreeMap<PeerId, Offer>,
-    /// Places that this node has or has asked for.
-    places: HashMap<ListenerId, PeerId>,
-    /// When the user is told that there is no relay, unless there is one by then.
+    places: HashMap<ListenerId, Place>,
+    /// Until when some are not asked, whether or not they relay meanwhile.
+    rests: HashMap<PeerId, Instant>,
+    /// When the user is told that there is no place, unless there is one by then.
     complain: Option<Instant>,
 }
 
@@ -40,13 +54,13 @@ impl Relays {
     /// Of a node that needs some or does not.
     pub(super) fn new(needed: bool, now: Instant) -> Relays {
         let (wanted, complain) = if needed { (WANTED, Some(now + PATIENCE)) } else { (0, None) };
-        Relays { wanted, offers: BTreeMap::new(), places: HashMap::new(), complain }
+        Relays { wanted, offers: BTreeMap::new(), places: HashMap::new(), rests: HashMap::new(), complain }
     }
 
-    /// A peer that is connected directly relays, and others find it at `address`.
-    pub(super) fn offered(&mut self, peer: PeerId, address: Multiaddr) {
+    /// A peer that is connected directly relays, and others find it at `address`; whether the user has `named` it.
+    pub(super) fn offered(&mut self, peer: PeerId, address: Multiaddr, named: bool) {
         if self.wanted > 0 {
-            self.offers.entry(peer).or_insert(Offer { address, rests: None });
+            self.offers.insert(peer, Offer { address, named });
         }
     }
 
@@ -55,8 +69,11 @@ impl Relays {
         self.offers.remove(peer);
     }
 
-    fn holds(&self, peer: &PeerId) -> bool {
-        self.places.values().any(|other| other == peer)
+    /// Those that may be asked.
+    fn eligible(&self) -> impl Iterator<Item = (&PeerId, &Offer)> {
+        let any_named = self.offers.values().any(|offer| offer.named);
+        let held = |peer: &PeerId| self.places.values().any(|place| place.relay == *peer);
+        self.offers.iter().filter(move |(peer, offer)| offer.named >= any_named && !held(peer))
     }
 
     /// The next peer to ask for a place, if one is needed.
@@ -64,38 +81,38 @@ impl Relays {
         if self.places.len() >= self.wanted {
             return None;
         }
-        let is_free = |peer, offer: &Offer| offer.rests.is_none_or(|until| until <= now) && !self.holds(peer);
-        let free = self.offers.iter().filter(|(peer, offer)| is_free(peer, offer));
+        let free = self.eligible().filter(|(peer, _)| self.rests.get(peer).is_none_or(|until| *until <= now));
         let (peer, offer) = free.choose(&mut rand::rng())?;
         Some((*peer, offer.address.clone()))
     }
 
     /// `peer` was asked for a place, which `listener` stands for.
     pub(super) fn asked(&mut self, peer: PeerId, listener: ListenerId) {
-        self.places.insert(listener, peer);
+        self.places.insert(listener, Place { relay: peer, given: false });
     }
 
-    /// `peer` is not asked for a while.
-    pub(super) fn rest(&mut self, peer: &PeerId, now: Instant) {
-        if let Some(offer) = self.offers.get_mut(peer) {
-            offer.rests = Some(now + REST);
-        }
+    /// `peer` cannot be asked.
+    pub(super) fn failed(&mut self, peer: PeerId, now: Instant) {
+        self.rest(peer, now + REFUSED, now);
     }
 
-    /// There is a place: others reach this node.
+    fn rest(&mut self, peer: PeerId, until: Instant, now: Instant) {
+        self.rests.retain(|_, until| *until > now);
+        self.rests.insert(peer, until);
+    }
+
+    /// The place that `listener` stands for is given: others reach this node. False if that is known, or it stands for none.
     pub(super) fn given(&mut self, listener: ListenerId) -> bool {
-        let is_ours = self.places.contains_key(&listener);
-        if is_ours {
-            self.complain = None;
-        }
-        is_ours
+        let Some(place) = self.places.get_mut(&listener) else { return false };
+        self.complain = None;
+        !std::mem::replace(&mut place.given, true)
     }
 
     /// The place that `listener` stands for is gone, or was refused.
     pub(super) fn ended(&mut self, listener: ListenerId, now: Instant) {
-        let Some(peer) = self.places.remove(&listener) else { return };
-        self.rest(&peer, now);
-        if self.places.is_empty() {
+        let Some(Place { relay, given }) = self.places.remove(&listener) else { return };
+        self.rest(relay, now + if given { LOST } else { REFUSED }, now);
+        if given && !self.places.values().any(|place| place.given) {
             self.complain.get_or_insert(now + PATIENCE);
         }
     }
@@ -104,15 +121,15 @@ impl Relays {
     pub(super) fn notice(&mut self, now: Instant) -> Option<&'static str> {
         self.complain.take_if(|until| *until <= now)?;
         Some(
-            "no peer that relays is connected: others do not reach this node, if it is behind a NAT; run a node that they all reach with `--relay`, and join it",
+            "no relay gives this node a place: others do not reach it, if it is behind a NAT; run a node that they all reach with `--relay`, and join it",
         )
     }
 
     /// When there is something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         let lacks = self.places.len() < self.wanted;
-        let free = self.offers.iter().filter(|(peer, _)| lacks && !self.holds(peer));
-        free.filter_map(|(_, offer)| offer.rests).chain(self.complain).min()
+        let rests = self.eligible().filter(|_| lacks).filter_map(|(peer, _)| self.rests.get(peer).copied());
+        rests.chain(self.complain).min()
     }
 }
 
@@ -124,43 +141,82 @@ mod tests {
         format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
     }
 
+    fn peers<const N: usize>() -> [PeerId; N] {
+        std::array::from_fn(|_| PeerId::random())
+    }
+
+    /// Asks the next relay, which gives a place.
+    fn ask(relays: &mut Relays, now: Instant) -> Option<(PeerId, ListenerId)> {
+        let (peer, _) = relays.next(now)?;
+        let listener = ListenerId::next();
+        relays.asked(peer, listener);
+        assert!(relays.given(listener) && !relays.given(listener));
+        Some((peer, listener))
+    }
+
     #[test]
     fn a_node_keeps_two_places_and_replaces_one_that_it_loses() {
         let start = Instant::now();
         let mut relays = Relays::new(true, start);
-        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
-        peers.iter().zip(1..).for_each(|(peer, port)| relays.offered(*peer, address(port)));
-        let ask = |relays: &mut Relays, now: Instant| {
-            let (peer, _) = relays.next(now)?;
-            let listener = ListenerId::next();
-            relays.asked(peer, listener);
-            assert!(relays.given(listener));
-            Some((peer, listener))
-        };
+        let peers: [PeerId; 4] = peers();
+        peers.iter().zip(1..).for_each(|(peer, port)| relays.offered(*peer, address(port), false));
         let (first, listener) = ask(&mut relays, start).unwrap();
         let (second, _) = ask(&mut relays, start).unwrap();
-        assert!(first != second && ask(&mut relays, start).is_none());
+        assert!(first != second && ask(&mut relays, start).is_none() && relays.due().is_none());
         relays.ended(listener, start);
         let (third, listener) = ask(&mut relays, start).unwrap();
-        assert!(third != first && third != second, "one that gave it up rests");
+        assert!(third != first && third != second, "one whose place was lost rests");
         relays.ended(listener, start);
         let (fourth, listener) = ask(&mut relays, start).unwrap();
         relays.withdrawn(&fourth);
         relays.ended(listener, start);
         assert!(ask(&mut relays, start).is_none());
-        assert_eq!(relays.due(), Some(start + REST));
-        assert!([first, third].contains(&ask(&mut relays, start + REST).unwrap().0));
+        assert_eq!(relays.due(), Some(start + LOST));
+        assert!([first, third].contains(&ask(&mut relays, start + LOST).unwrap().0));
     }
 
     #[test]
-    fn that_there_is_no_relay_is_told_once() {
+    fn who_refuses_is_left_alone_whatever_it_offers_meanwhile() {
+        let start = Instant::now();
+        let mut relays = Relays::new(true, start);
+        let [peer] = peers();
+        relays.offered(peer, address(1), false);
+        let listener = ListenerId::next();
+        relays.asked(relays.next(start).unwrap().0, listener);
+        relays.ended(listener, start);
+        relays.withdrawn(&peer);
+        relays.offered(peer, address(2), false);
+        assert!(relays.next(start).is_none() && relays.due() == Some(start + PATIENCE));
+        assert!(relays.notice(start + PATIENCE).is_some() && relays.due() == Some(start + REFUSED));
+        assert_eq!(relays.next(start + REFUSED), Some((peer, address(2))));
+    }
+
+    #[test]
+    fn relays_that_the_user_has_named_go_before_all_others() {
+        let start = Instant::now();
+        let mut relays = Relays::new(true, start);
+        let [named, other] = peers();
+        relays.offered(other, address(1), false);
+        relays.offered(named, address(2), true);
+        assert_eq!(ask(&mut relays, start).unwrap().0, named);
+        assert!(ask(&mut relays, start).is_none());
+        relays.withdrawn(&named);
+        assert_eq!(ask(&mut relays, start).unwrap().0, other);
+    }
+
+    #[test]
+    fn that_there_is_no_place_is_told_once() {
         let start = Instant::now();
         let mut relays = Relays::new(true, start);
         assert_eq!((relays.due(), relays.notice(start)), (Some(start + PATIENCE), None));
-        assert!(relays.notice(start + PATIENCE).is_some() && relays.notice(start + 2 * PATIENCE).is_none());
-        let listener = ListenerId::next();
-        relays.asked(PeerId::random(), listener);
-        relays.given(listener);
+        assert!(relays.notice(start + PATIENCE).is_some());
+        let [peer] = peers();
+        relays.offered(peer, address(1), false);
+        let refused = ListenerId::next();
+        relays.asked(peer, refused);
+        relays.ended(refused, start + PATIENCE);
+        assert!(relays.notice(start + 3 * PATIENCE).is_none(), "nothing has changed");
+        let (_, listener) = ask(&mut relays, start + 3 * PATIENCE).unwrap();
         relays.ended(listener, start + 3 * PATIENCE);
         assert!(relays.notice(start + 4 * PATIENCE).is_some(), "it was there and is gone");
     }
@@ -169,7 +225,7 @@ mod tests {
     fn a_node_that_is_reached_needs_none() {
         let start = Instant::now();
         let mut relays = Relays::new(false, start);
-        relays.offered(PeerId::random(), address(1));
+        relays.offered(PeerId::random(), address(1), true);
         assert!(relays.next(start).is_none() && relays.due().is_none());
     }
 }

@@ -20,6 +20,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId, Transport as _, dns, quic, relay, tcp};
 
 use crate::error::{Error, Result};
+use crate::net::circuits::Circuits;
 use crate::net::mux::MuxUpgrade;
 use crate::net::tls::TlsUpgrade;
 
@@ -81,7 +82,7 @@ fn by_address(key: &Keypair) -> Result<Transport> {
 
 /// Reaches peers through relays too, by which `relay` does so; all else is left to `direct`.
 pub(crate) fn through_relays(relay: relay::client::Transport, direct: Transport, key: &Keypair) -> Result<Transport> {
-    let relay = relay
+    let relay = Circuits::new(relay)
         .upgrade(Version::V1Lazy)
         .authenticate(tls_upgrade(key)?)
         .multiplex(MuxUpgrade)

@@ -65,7 +65,7 @@ fn a_direct_connection_takes_the_place_of_one_through_a_relay() {
         let states = [1, 2].map(|index| net.json(index, &["health"])["relayed_peers"].clone());
         states.iter().all(|relayed| *relayed == 0)
     });
-    assert_eq!(net.json(0, &["health"])["passed_on"], 1);
+    assert_ne!(net.json(0, &["health"])["passed_on"], 0);
     let bytes = random(1 << 20, 1);
     net.json(2, &["put", &net.write("payload.bin", &bytes), "--as", "m"]);
     net.json(1, &["get", &net.key(2, "m"), "-o", "restored.bin"]);
