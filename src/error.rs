@@ -172,10 +172,22 @@ pub enum Error {
         wanted: String,
     },
 
+    /// What is not here could be had of none of the peers that should have it.
+    #[error(
+        "{chunks} of the chunks (the first is {first}) could be had from no peer; try again when more of those that keep them are in reach: \
+         `caskad peers` lists who is connected"
+    )]
+    Unavailable {
+        /// Chunks that did not come.
+        chunks: usize,
+        /// The first of them, shortened.
+        first: String,
+    },
+
     /// Fewer peers than are needed keep what was put.
     #[error(
         "{name} is stored here, but too few peers keep it: {found} of {needed} for {short} of {chunks} chunks \
-         (in reach: {peers}, this one included); the node goes on trying when more peers come"
+         (peers known for them: {peers}, this one included); the node goes on trying when more peers come"
     )]
     TooFewPeers {
         /// The version.
@@ -188,7 +200,7 @@ pub enum Error {
         short: usize,
         /// All of its chunks.
         chunks: usize,
-        /// Peers in reach, this one included.
+        /// Peers that they may go to, as far as is known, this one included.
         peers: usize,
     },
 
@@ -218,6 +230,7 @@ impl Error {
             Error::Limit { .. } => "limit",
             Error::Network { .. } => "network",
             Error::NoPeers { .. } => "no_peers",
+            Error::Unavailable { .. } => "unavailable",
             Error::TooFewPeers { .. } => "too_few_peers",
             Error::Cancelled => "cancelled",
         }

@@ -208,7 +208,7 @@ impl Collecting<'_> {
 
 /// Whether what failed with this may succeed a moment later.
 fn may_come(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. } | Error::Network { .. } | Error::NoPeers { .. })
+    matches!(error, Error::NotFound { .. } | Error::Network { .. } | Error::NoPeers { .. } | Error::Unavailable { .. })
 }
 
 /// Whether nobody knows of a contribution.

@@ -56,7 +56,7 @@ impl From<Error> for Refusal {
             // The version is stored here, and the node goes on placing it.
             Error::TooFewPeers { .. } => StatusCode::ACCEPTED,
             Error::Network { .. } => StatusCode::BAD_GATEWAY,
-            Error::NoPeers { .. } | Error::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Error::NoPeers { .. } | Error::Unavailable { .. } | Error::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
             Error::Io { source, .. } => of_io(source),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

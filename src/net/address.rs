@@ -28,6 +28,11 @@ fn relay(address: &Multiaddr) -> Option<PeerId> {
     ids.last().filter(|_| is_relayed(address))
 }
 
+/// Whether only this machine is reached by an address.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    narrowness(address) == 2
+}
+
 /// How far away an address may be used: on this machine only (2), on its local network only (1), or anywhere.
 fn narrowness(address: &Multiaddr) -> u8 {
     match address.iter().next() {

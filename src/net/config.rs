@@ -158,7 +158,9 @@ impl NetConfig {
             return refuse("network_id", "it is 1 to 64 letters, digits and `. _ -`".to_owned());
         }
         if let Some(address) = self.announce.iter().find(|address| !leads_somewhere(address)) {
-            return refuse("announce", format!("{address} leads nowhere: nobody can connect to it"));
+            let why =
+                "nobody can connect to it; write it as /ip4/203.0.113.5/tcp/4700 or /ip4/203.0.113.5/udp/4700/quic-v1";
+            return refuse("announce", format!("{address:?}: {why}"));
         }
         if let Some(address) = self.listen.iter().find(|address| is_relayed(address)) {
             let why =
@@ -213,7 +215,12 @@ impl NetConfig {
 
 /// Whether somebody can be dialled at an address as it is written.
 fn leads_somewhere(address: &Multiaddr) -> bool {
-    !address.is_empty()
+    use Protocol::{Dns, Dns4, Dns6, Dnsaddr, Ip4, Ip6, P2p, Udp};
+    let last = address.iter().filter(|part| !matches!(part, P2p(_))).last();
+    let is_whole =
+        last.is_some_and(|last| !matches!(last, Dns(_) | Dns4(_) | Dns6(_) | Dnsaddr(_) | Ip4(_) | Ip6(_) | Udp(_)));
+    is_whole
+        && !is_relayed(address)
         && address.iter().all(|part| match part {
             Protocol::Ip4(ip) => !ip.is_unspecified(),
             Protocol::Ip6(ip) => !ip.is_unspecified(),
@@ -297,7 +304,8 @@ mod tests {
         assert_eq!(refused(&NetConfig { ttl: Duration::ZERO, ..default() }), "ttl");
         assert_eq!(refused(&NetConfig { network_id: "a/b".to_owned(), ..default() }), "network_id");
         assert_eq!(refused(&NetConfig { relay: true, behind_nat: true, ..default() }), "relay");
-        for nowhere in ["/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/udp/0/quic-v1"] {
+        for nowhere in ["", "/ip4/0.0.0.0/tcp/1", "/ip4/10.0.0.1/udp/0/quic-v1", "/ip4/10.0.0.1", "/ip4/10.0.0.1/udp/1"]
+        {
             let announce = vec![nowhere.parse().unwrap()];
             assert_eq!(refused(&NetConfig { announce, ..default() }), "announce");
         }

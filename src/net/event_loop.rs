@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::net::address::{bare, noted};
+use crate::net::address::{bare, is_loopback, noted};
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
 use crate::net::connections::Connections;
@@ -164,6 +164,19 @@ impl EventLoop {
         self.swarm.behaviour_mut().kad.get_closest_peers(own);
     }
 
+    /// Has those that get a place here told where here is: where this node listens, as far as others may reach it there.
+    fn tell_relayed(&mut self) {
+        if !self.relay || !self.announced.is_empty() {
+            return;
+        }
+        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        let (here, elsewhere): (Vec<_>, Vec<_>) = listening.into_iter().partition(is_loopback);
+        let told = if elsewhere.is_empty() { here } else { elsewhere };
+        let before: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        before.iter().filter(|before| !told.contains(before)).for_each(|gone| self.swarm.remove_external_address(gone));
+        told.into_iter().for_each(|address| self.swarm.add_external_address(address));
+    }
+
     /// Asks relays for the places that this node needs.
     fn find_relays(&mut self, now: Instant) {
         while let Some((peer, address)) = self.relays.next(now) {
@@ -299,17 +312,13 @@ impl EventLoop {
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 if self.relays.given(listener_id) {
                     tracing::info!("others reach this node through {address}");
-                } else if self.relay && self.announced.is_empty() {
-                    // Whoever gets a place here is told where here is.
-                    self.swarm.add_external_address(address.clone());
                 }
+                self.tell_relayed();
                 if let Some(answer) = self.listens.remove(&listener_id) {
                     let _ = answer.send(Ok(address));
                 }
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } if self.relay && self.announced.is_empty() => {
-                self.swarm.remove_external_address(&address);
-            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.tell_relayed(),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 let now = Instant::now();
                 self.relays.ended(listener_id, now);

@@ -4,7 +4,7 @@
 //! wrong chunk is not asked again, and named; one that fails is replaced by the next in rank.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub(crate) struct Fetched {
     pub(crate) deltas: u64,
     /// Peers that sent wrong chunks.
     pub(crate) liars: Vec<PeerId>,
+    /// Whether a peer that was needed could not be reached, or was lost.
+    pub(crate) out_of_reach: bool,
 }
 
 /// Where chunks that came are handed on.
@@ -87,6 +89,7 @@ struct Job {
     chunks: AtomicU64,
     deltas: AtomicU64,
     liars: Mutex<Vec<PeerId>>,
+    out_of_reach: AtomicBool,
     /// Why the fetch as a whole cannot go on: the disk is full, say.
     broken: Mutex<Option<Error>>,
 }
@@ -122,6 +125,7 @@ pub(crate) async fn fetch(
         chunks: AtomicU64::new(0),
         deltas: AtomicU64::new(0),
         liars: Mutex::default(),
+        out_of_reach: AtomicBool::new(false),
         broken: Mutex::default(),
     });
     let (verifier, arrived) = mpsc::channel(ARRIVED);
@@ -161,6 +165,7 @@ pub(crate) async fn fetch(
         chunks: job.chunks.load(Ordering::Relaxed),
         deltas: job.deltas.load(Ordering::Relaxed),
         liars: std::mem::take(&mut lock(&job.liars)),
+        out_of_reach: job.out_of_reach.load(Ordering::Relaxed),
     })
 }
 
@@ -184,6 +189,8 @@ impl Job {
             Ok(link) => link,
             Err(error) => {
                 tracing::debug!("{error}");
+                // One that has lied is not asked, however long it is waited for.
+                self.out_of_reach.fetch_or(!links.banned().contains(&peer.peer), Ordering::Relaxed);
                 return self.leave(place);
             }
         };
@@ -225,6 +232,7 @@ impl Job {
                             return self.ban(links, place, peer.peer, &why, under_way).await;
                         }
                         if fault.gone {
+                            self.out_of_reach.store(true, Ordering::Relaxed);
                             return self.give_up(place, under_way).await;
                         }
                     }

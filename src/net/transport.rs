@@ -44,10 +44,10 @@ const BEFORE_RELAYS: Duration = Duration::from_millis(500);
 
 /// How long the other end may leave what was sent without a sign of its arrival, or have no room for more, before the connection is
 /// given up.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Without anything to send, how often the other end is asked for such a sign.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(3);
 
 /// TCP with TLS and yamux, and QUIC; names are resolved by the system's DNS servers, where it has any.
 pub fn tcp_and_quic(key: &Keypair) -> Result<Transport> {

@@ -105,7 +105,7 @@ impl Failure {
             Failure::Library(error) | Failure::Detailed(error, _) => match error {
                 Error::Damaged { .. } => EXIT_UNVERIFIED,
                 Error::NotFound { .. } => EXIT_NOT_FOUND,
-                Error::TooFewPeers { .. } | Error::NoPeers { .. } => EXIT_TOO_FEW_PEERS,
+                Error::TooFewPeers { .. } | Error::NoPeers { .. } | Error::Unavailable { .. } => EXIT_TOO_FEW_PEERS,
                 Error::Locked { .. } => EXIT_LOCKED,
                 Error::Cancelled => EXIT_INTERRUPTED,
                 _ => EXIT_ERROR,
@@ -165,6 +165,7 @@ impl Failure {
                 Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
                     "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
                 }),
+                Error::Unavailable { chunks, first } => json!({ "chunks": chunks, "first": first }),
                 Error::NoPeers { wanted } => json!({ "wanted": wanted }),
                 Error::Pinned { name } => json!({ "name": name }),
                 Error::Network { what, why } => json!({ "what": what, "why": why }),

@@ -118,11 +118,11 @@ fn interrupt(monitor: &Monitor, node: bool) {
 /// Log lines go to standard error. With `--json` they would mix with what a script parses there, so then only on request.
 fn start_log(global: &Global) {
     let level = match (global.verbose, global.quiet, global.json && !global.log_json) {
-        // A first node has nobody to ask, which Kademlia warns of each time.
-        (0, false, false) => "warn,libp2p_kad=error",
+        // A first node has nobody to ask, which Kademlia warns of each time; others tell in their own words of what is tried again.
+        (0, false, false) => "warn,libp2p_kad=error,libp2p_relay=error,quinn_udp=error",
         (0, true, false) => "error",
         (0, _, true) => "off",
-        (1, ..) => "caskad=debug,warn,libp2p_kad=error",
+        (1, ..) => "caskad=debug,warn,libp2p_kad=error,libp2p_relay=error,quinn_udp=error",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -32,6 +32,11 @@ use crate::store::KeyRefs;
 /// How long peers whose connections have ended are given to be connected again.
 const RECONNECTED: Duration = Duration::from_millis(500);
 
+/// Pauses before each time that chunks are asked for. After the second only where somebody could not be reached, or was lost: whoever is
+/// connected through a relay, say, is back a few seconds after the relay.
+const PAUSES: [Duration; 5] =
+    [Duration::ZERO, Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+
 /// Which record of a key will do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Look {
@@ -231,8 +236,14 @@ impl NodeInner {
         let refs = refs_of(&catalogue);
         let found =
             find_version(&refs, wanted).and_then(|(number, _)| Some((number, catalogue.versions.get(&number)?)));
-        let (number, version) = found.ok_or_else(|| unknown_version(wanted, &refs, format!("key {}", wanted.key)))?;
-        let version = version.clone();
+        let found = found.map(|(number, version)| (number, version.clone()));
+        let Some((number, version)) = found else {
+            // What is known here of the key may be old.
+            return Err(match self.connected().await? {
+                0 => Error::NoPeers { wanted: wanted.to_string() },
+                _ => unknown_version(wanted, &refs, format!("key {}", wanted.key)),
+            });
+        };
         let publisher = peer_of(&version.peer.unwrap_or(peer));
         Ok(FoundVersion { number, version, publisher })
     }
@@ -312,11 +323,12 @@ impl NodeInner {
         monitor: &Monitor,
     ) -> Result<Fetched> {
         let mut total = Fetched::default();
-        for attempt in 0..2 {
-            if missing.is_empty() {
+        for (attempt, pause) in PAUSES.into_iter().enumerate() {
+            if missing.is_empty() || (!pause.is_zero() && !total.out_of_reach) {
                 break;
             }
             if attempt > 0 {
+                tokio::time::sleep(pause).await;
                 // Nobody of those who should have them gave them: who should may have changed.
                 self.resolver.clear();
             }
@@ -325,6 +337,7 @@ impl NodeInner {
                 fetch(&self.links, peers, list, self.config.replication_factor, intake.clone(), monitor).await?;
             total.chunks += fetched.chunks;
             total.deltas += fetched.deltas;
+            total.out_of_reach = fetched.out_of_reach;
             for liar in fetched.liars {
                 monitor.warn(&format!("peer {liar} sent wrong chunks and was dropped; others are asked in its place"));
             }
@@ -337,14 +350,7 @@ impl NodeInner {
         }
         match missing.first() {
             None => Ok(total),
-            Some(first) => Err(Error::Network {
-                what: "fetching",
-                why: format!(
-                    "{} of the chunks (the first is {}) could be had from no peer; try again when more peers are in reach",
-                    missing.len(),
-                    first.chunk.hash.short()
-                ),
-            }),
+            Some(first) => Err(Error::Unavailable { chunks: missing.len(), first: first.chunk.hash.short() }),
         }
     }
 

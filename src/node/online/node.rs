@@ -308,6 +308,12 @@ async fn start(
         what: "the node's key",
         why: "it is no ed25519 key; delete peer.key to get a new one".to_owned(),
     })?;
+    for address in &config.announce {
+        if matches!(address.iter().last(), Some(Protocol::P2p(peer)) if peer != own) {
+            let why = format!("{address} ends in the id of another peer; this one is {own}");
+            return Err(Error::Network { what: "announcing", why });
+        }
+    }
     let refused_records = Arc::<AtomicU64>::default();
     let arrivals = kad_records::arrivals();
     let this = Own::new(&own, identity.scope());

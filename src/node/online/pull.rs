@@ -113,7 +113,10 @@ impl Node {
             }
             // What the publisher says now is known: an earlier copy must not be taken for it.
             Error::Network { what: PUBLISHED, .. } => Err(error),
-            Error::Network { .. } | Error::NoPeers { .. } | Error::NotFound { what: "key", .. } => {
+            Error::Network { .. }
+            | Error::NoPeers { .. }
+            | Error::Unavailable { .. }
+            | Error::NotFound { what: "key", .. } => {
                 // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
                 if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
                     return Err(error);
@@ -158,7 +161,7 @@ impl Node {
     /// The keys that a scope has published.
     pub fn keys_of(&self, scope: &crate::ScopeKey, monitor: &Monitor) -> Result<Vec<KeySummary>> {
         let listing = match self.block_on(self.inner.find_listing(scope, monitor)) {
-            Err(error @ Error::NoPeers { .. }) => {
+            Err(error @ (Error::NoPeers { .. } | Error::Unavailable { .. })) => {
                 let here = self.keys_here(scope)?;
                 if here.is_empty() {
                     return Err(error);

@@ -98,6 +98,11 @@ impl Get {
         if output.is_some_and(is_dash) {
             return Ok((self.version.clone(), Target::Stream(Stream::Stdout)));
         }
+        let there = output.map(|output| context.path(output));
+        if there.is_some_and(|there| there.exists() && !there.is_dir()) {
+            // Nobody is asked for what has nowhere to go.
+            Target::file(output, || Ok(String::new()), self.force, context.console())?;
+        }
         let version = face.version(&self.version, context.monitor())?;
         let target = if self.part() == Part::Whole && !version.manifest().single {
             Target::Path(context.path(output.unwrap_or(Path::new(version.key().last_segment()))))

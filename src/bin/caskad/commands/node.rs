@@ -58,7 +58,7 @@ pub(crate) struct Node {
     /// Others cannot connect to this node: be reached through peers that relay
     #[arg(long)]
     behind_nat: bool,
-    /// Relay: pass on connections to peers that are behind a NAT
+    /// Relay: pass on connections to peers that are behind a NAT. What is passed on is not counted in --upload
     #[arg(long, conflicts_with = "behind_nat")]
     relay: bool,
     /// Do not look for peers on the local network
