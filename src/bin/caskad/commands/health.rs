@@ -50,11 +50,14 @@ fn describe(health: &Report) -> String {
     let peers = format!("{} connected{relayed}, {} known", health.connected_peers, health.known_peers);
     let passed_on = (health.passed_on > 0).then(|| format!(", {} passed on", count(health.passed_on, "connection")));
     let (sent, received) = (size(health.sent_bytes), size(health.received_bytes));
-    let text = [
+    let mut text = vec![
         ("peer", health.peer_id.clone()),
         ("scope", format!("@{}", health.scope)),
         ("network", health.network_id.clone()),
-        ("listens on", joined(&health.listen)),
+    ];
+    let labels = std::iter::once("listens on").chain(std::iter::repeat(""));
+    text.extend(labels.zip(health.listen.iter().cloned()));
+    text.extend([
         ("peers", peers),
         ("buckets", joined(&health.bucket_sizes)),
         ("stored", format!("{} in {}", size(health.stored_bytes), count(health.stored_chunks, "chunk"))),
@@ -64,6 +67,6 @@ fn describe(health: &Report) -> String {
         ("refused", refused),
         ("traffic", format!("{sent} sent, {received} received{}", passed_on.unwrap_or_default())),
         ("up", uptime.to_string()),
-    ];
+    ]);
     fields("", &text)
 }

@@ -5,7 +5,6 @@ use clap::Args;
 
 use crate::context::Context;
 use crate::failure::{Exit, Result};
-use crate::output::joined;
 use crate::table::Table;
 
 /// List the peers that the node is connected to or knows
@@ -36,7 +35,9 @@ fn describe(peers: &[PeerSummary]) -> String {
             (false, true, true) => "connected through a relay",
             (false, false, _) => "known",
         };
-        table.row([peer.peer_id.clone(), state.to_owned(), joined(&peer.addresses)]);
+        let mut addresses = peer.addresses.iter().cloned();
+        table.row([peer.peer_id.clone(), state.to_owned(), addresses.next().unwrap_or_default()]);
+        addresses.for_each(|address| table.row([String::new(), String::new(), address]));
     }
     table.render("")
 }
