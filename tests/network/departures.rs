@@ -54,6 +54,29 @@ fn a_node_that_was_killed_comes_back_and_serves() {
     assert!(net.read("restored.bin") == bytes, "{got}");
 }
 
+/// The reader is one of those that keep the record, and lacks a third of the chunks.
+#[test]
+fn a_get_outlasts_peers_that_are_gone_for_a_moment() {
+    let mut net = Net::start(3, &["--replication-factor", "2"]);
+    let bytes = random(4 << 20, 7);
+    net.json(0, &["put", &net.write("payload.bin", &bytes), "--as", "m"]);
+    let key = net.key(0, "m");
+    net.kill(0);
+    net.kill(1);
+    let mut get = net.command(2);
+    let mut get = get.args(["get", &key, "-o", "restored.bin"]).spawn().unwrap();
+    net.eventually("it has found nobody", || net.missed(2, 0) || net.missed(2, 1));
+    assert!(get.try_wait().unwrap().is_none(), "it waits for them");
+    let reader = net.nodes[2].address.clone();
+    net.nodes[0] = net.launch_with(0, &["--join", &reader]);
+    assert!(get.wait().unwrap().success());
+    assert!(net.read("restored.bin") == bytes);
+    // Without them, what is not here is told from what does not exist.
+    net.kill(0);
+    net.eventually("nobody is there", || net.json(2, &["health"])["connected_peers"] == 0);
+    assert_eq!(net.run(2, &["get", &format!("{key}@7"), "-o", "other.bin"]).status.code(), Some(4));
+}
+
 #[test]
 fn too_few_peers_is_said_and_finished_when_they_come() {
     let mut net = Net::start(1, &QUICK);

@@ -25,7 +25,7 @@ use crate::net::serve::peer_of;
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::{Node, NodeInner};
-use crate::node::online::tasks::{blocking, over};
+use crate::node::online::tasks::{blocking, cancellable, over};
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 
@@ -328,7 +328,11 @@ impl NodeInner {
                 break;
             }
             if attempt > 0 {
-                tokio::time::sleep(pause).await;
+                let waited = async {
+                    tokio::time::sleep(pause).await;
+                    Ok(())
+                };
+                cancellable(monitor, waited).await?;
                 // Nobody of those who should have them gave them: who should may have changed.
                 self.resolver.clear();
             }
