@@ -174,10 +174,14 @@ pub enum Error {
 
     /// What is not here could be had of none of the peers that should have it.
     #[error(
-        "{chunks} of the chunks (the first is {first}) could be had from no peer; try again when more of those that keep them are in reach: \
-         `caskad peers` lists who is connected"
+        "{chunks} of the chunks of {what} (the first is {first}) could be had from no peer; try again when more of those that keep them are in \
+         reach: `caskad peers` lists who is connected"
     )]
     Unavailable {
+        /// What they belong to.
+        what: &'static str,
+        /// Some of those who should have them could not be reached, or were lost.
+        out_of_reach: bool,
         /// Chunks that did not come.
         chunks: usize,
         /// The first of them, shortened.

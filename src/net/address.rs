@@ -28,11 +28,6 @@ fn relay(address: &Multiaddr) -> Option<PeerId> {
     ids.last().filter(|_| is_relayed(address))
 }
 
-/// Whether only this machine is reached by an address.
-pub(super) fn is_loopback(address: &Multiaddr) -> bool {
-    narrowness(address) == 2
-}
-
 /// How far away an address may be used: on this machine only (2), on its local network only (1), or anywhere.
 fn narrowness(address: &Multiaddr) -> u8 {
     match address.iter().next() {
@@ -42,6 +37,13 @@ fn narrowness(address: &Multiaddr) -> u8 {
         Some(Protocol::Ip6(ip)) if ip.is_unique_local() || ip.is_unicast_link_local() => 1,
         _ => 0,
     }
+}
+
+/// Those of `addresses` that lead here from the farthest.
+pub(super) fn widest(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+    let least = addresses.iter().map(narrowness).min();
+    addresses.retain(|address| Some(narrowness(address)) == least);
+    addresses
 }
 
 /// Those addresses of a peer that are noted. Of each relay one, the one that leads there from the farthest; and those first: all are dialled,
@@ -86,6 +88,10 @@ mod tests {
         assert_eq!((one_each.len(), one_each[2].clone()), (3, direct));
         said.reverse();
         assert_eq!(noted(&said), one_each);
+        let of_relay =
+            [address("/ip4/127.0.0.1/tcp/1"), address("/ip4/172.17.0.1/tcp/1"), address("/ip4/203.0.113.1/tcp/1")];
+        assert_eq!(widest(of_relay.to_vec()), [of_relay[2].clone()]);
+        assert_eq!(widest(of_relay[..2].to_vec()), [of_relay[1].clone()]);
         let many: Vec<Multiaddr> = (0..100).map(|port| address(&format!("/ip4/10.0.0.1/tcp/{port}"))).collect();
         assert_eq!(noted(&many).len(), limits::PEER_ADDRESSES);
     }

@@ -16,7 +16,7 @@ use libp2p::relay::client;
 const RELAY_CONNECTED: Duration = Duration::from_secs(1);
 
 /// Addresses of one place at a relay that are taken.
-const ADDRESSES: usize = 2;
+const ADDRESSES: usize = 4;
 
 pub(super) struct Circuits {
     circuits: client::Transport,

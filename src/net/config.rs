@@ -215,10 +215,9 @@ impl NetConfig {
 
 /// Whether somebody can be dialled at an address as it is written.
 fn leads_somewhere(address: &Multiaddr) -> bool {
-    use Protocol::{Dns, Dns4, Dns6, Dnsaddr, Ip4, Ip6, P2p, Udp};
+    use Protocol::{Dns, Dns4, Dns6, Ip4, Ip6, P2p, Udp};
     let last = address.iter().filter(|part| !matches!(part, P2p(_))).last();
-    let is_whole =
-        last.is_some_and(|last| !matches!(last, Dns(_) | Dns4(_) | Dns6(_) | Dnsaddr(_) | Ip4(_) | Ip6(_) | Udp(_)));
+    let is_whole = last.is_some_and(|last| !matches!(last, Dns(_) | Dns4(_) | Dns6(_) | Ip4(_) | Ip6(_) | Udp(_)));
     is_whole
         && !is_relayed(address)
         && address.iter().all(|part| match part {

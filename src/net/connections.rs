@@ -68,6 +68,11 @@ impl Connections {
         is_last
     }
 
+    /// Whether a connection is the only direct one to `peer`.
+    pub(super) fn is_last_direct(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        self.0.get(peer).is_some_and(|known| known.direct.len() == 1 && known.direct.contains(&id))
+    }
+
     /// Connections through relays to `peer`, which has just been connected directly.
     pub(super) fn superseded(&self, peer: &PeerId) -> Vec<ConnectionId> {
         self.0.get(peer).map(|known| known.relayed.keys().copied().collect()).unwrap_or_default()
@@ -199,6 +204,7 @@ mod tests {
         assert!(
             connections.is_usable(&peer) && connections.is_direct(&peer, id(2)) && connections.relayed().is_empty()
         );
+        assert!(connections.is_last_direct(&peer, id(2)) && !connections.is_last_direct(&peer, id(1)));
         assert_eq!(connections.superseded(&peer), [id(1)]);
         assert_eq!(connections.address(&peer), Some("/ip4/10.0.0.2/tcp/2".parse().unwrap()));
         assert!(!connections.closed(&peer, id(1)) && connections.superseded(&peer).is_empty());

@@ -18,7 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::net::address::{bare, is_loopback, noted};
+use crate::net::address::{bare, noted, widest};
 use crate::net::behaviour::{Behaviour, BehaviourEvent, protocol};
 use crate::net::config::NetConfig;
 use crate::net::connections::Connections;
@@ -71,7 +71,7 @@ impl EventLoop {
             listens: HashMap::new(),
             dials: HashMap::new(),
             connections: Connections::default(),
-            relays: Relays::new(config.behind_nat, Instant::now()),
+            relays: Relays::new(config.behind_nat, !config.join.is_empty(), Instant::now()),
             relay: config.relay,
             announced: config.announce.clone(),
             join,
@@ -110,7 +110,7 @@ impl EventLoop {
         if self.connections.is_empty() {
             return;
         }
-        self.relays = Relays::new(false, Instant::now());
+        self.relays = Relays::new(false, false, Instant::now());
         for peer in self.connections.peers() {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -169,9 +169,7 @@ impl EventLoop {
         if !self.relay || !self.announced.is_empty() {
             return;
         }
-        let listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
-        let (here, elsewhere): (Vec<_>, Vec<_>) = listening.into_iter().partition(is_loopback);
-        let told = if elsewhere.is_empty() { here } else { elsewhere };
+        let told = widest(self.swarm.listeners().cloned().collect());
         let before: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
         before.iter().filter(|before| !told.contains(before)).for_each(|gone| self.swarm.remove_external_address(gone));
         told.into_iter().for_each(|address| self.swarm.add_external_address(address));
@@ -279,7 +277,7 @@ impl EventLoop {
                 peer_id,
                 info,
             })) => {
-                self.notices.settled(connection_id);
+                self.notices.settled(connection_id, peer_id);
                 self.identified(peer_id, &info);
                 // What it says through a relay is what it does there.
                 if self.connections.is_direct(&peer_id, connection_id) {
@@ -352,15 +350,19 @@ impl EventLoop {
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                let now = Instant::now();
+                if self.connections.is_last_direct(&peer_id, connection_id) {
+                    self.relays.withdrawn(&peer_id, now);
+                }
                 match self.connections.closed(&peer_id, connection_id) {
                     true => {
-                        self.relays.withdrawn(&peer_id);
                         self.dialled(peer_id, Some("the connection has ended".to_owned()));
                         let _ = self.events.send(PeerEvent::Went(peer_id));
                         warn(self.notices.ended(connection_id, &peer_id, cause.is_some()));
                     }
-                    false => self.notices.settled(connection_id),
+                    false => self.notices.ended_early(connection_id),
                 }
+                self.find_relays(now);
             }
             SwarmEvent::IncomingConnectionError { peer_id, error, .. } => {
                 let is_refused = matches!(error, ListenError::Denied { .. });
@@ -414,15 +416,16 @@ impl EventLoop {
 
     /// Notes whether a peer of this network relays.
     fn look_at_offer(&mut self, peer: PeerId, info: &identify::Info) {
+        let now = Instant::now();
         let offers = [&self.kad_protocol, &relay::HOP_PROTOCOL_NAME].iter().all(|name| info.protocols.contains(name));
         match self.connections.address(&peer).filter(|_| offers) {
             Some(address) => {
                 let named = self.notices.names(peer, &address);
                 self.relays.offered(peer, address, named);
             }
-            None => self.relays.withdrawn(&peer),
+            None => self.relays.withdrawn(&peer, now),
         }
-        self.find_relays(Instant::now());
+        self.find_relays(now);
     }
 
     /// Leaves a peer of another network.

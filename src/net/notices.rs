@@ -38,6 +38,8 @@ pub(super) struct Notices {
     named: Vec<Multiaddr>,
     /// Dials of those, until the peer has said who it is.
     joining: HashMap<ConnectionId, Multiaddr>,
+    /// Who was there.
+    joined: LruCache<PeerId, ()>,
     told: HashSet<(Multiaddr, Trouble)>,
     told_of_networks: bool,
     turned_away: LruCache<PeerId, ()>,
@@ -52,6 +54,7 @@ impl Notices {
             own,
             named,
             joining: HashMap::new(),
+            joined: LruCache::new(TOLD),
             told: HashSet::new(),
             told_of_networks: false,
             turned_away: LruCache::new(TOLD),
@@ -63,7 +66,7 @@ impl Notices {
     pub(super) fn names(&self, peer: PeerId, address: &Multiaddr) -> bool {
         let is_it =
             |named: &Multiaddr| named.iter().last() == Some(Protocol::P2p(peer)) || bare(named) == bare(address);
-        self.named.iter().any(is_it)
+        self.joined.contains(&peer) || self.named.iter().any(is_it)
     }
 
     /// An address is dialled to join through it.
@@ -111,8 +114,15 @@ impl Notices {
         self.told.insert((address, trouble)).then_some(text)
     }
 
-    /// Nothing is to be told of a connection any more: the peer has said who it is, or has another.
-    pub(super) fn settled(&mut self, connection: ConnectionId) {
+    /// Nothing is to be told of a connection any more: `peer` has said who it is.
+    pub(super) fn settled(&mut self, connection: ConnectionId, peer: PeerId) {
+        if self.joining.remove(&connection).is_some() {
+            self.joined.put(peer, ());
+        }
+    }
+
+    /// Nor of one that has ended, while the peer has another.
+    pub(super) fn ended_early(&mut self, connection: ConnectionId) {
         self.joining.remove(&connection);
     }
 
@@ -216,7 +226,7 @@ mod tests {
         let mut ended = |greets: bool, lost: bool| {
             notices.joins(dial(1), &there);
             if greets {
-                notices.settled(dial(1));
+                notices.settled(dial(1), peer);
             }
             notices.ended(dial(1), &peer, lost).unwrap_or_default()
         };

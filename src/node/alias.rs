@@ -90,7 +90,8 @@ impl Store {
         Ok(path.join(name))
     }
 
-    /// The key with its alias explained: a scope is then a public key, and the store's own keys have none.
+    /// The key with its alias explained: a scope is then a public key, and the store's own keys have none. A copy of what another machine has
+    /// published under the same scope has it, where nothing of this store's own is called so.
     pub fn canonical(&self, key: &Key) -> Result<Key> {
         let scope = match key.scope() {
             None => return Ok(key.clone()),
@@ -102,7 +103,11 @@ impl Store {
         };
         let own = self.path().is_some_and(|path| path.join("identity.key").exists());
         match own && self.identity()?.scope() == scope {
-            true => Ok(key.unscoped()),
+            true => {
+                let (own, copy) = (key.unscoped(), key.in_scope(&scope));
+                let is_copy = self.refs_of(&own)?.versions.is_empty() && !self.refs_of(&copy)?.versions.is_empty();
+                Ok(if is_copy { copy } else { own })
+            }
             false => Ok(key.in_scope(&scope)),
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::net::transport;
-use caskad::{GetOptions, Hash, Identity, Monitor, Node, PutOptions, limits};
+use caskad::{Error, GetOptions, Hash, Identity, Monitor, Node, PutOptions, limits};
 use futures::StreamExt as _;
 use libp2p::identity::Keypair;
 use libp2p::kad::{self, QueryId, QueryResult, Quorum, store::MemoryStore};
@@ -14,7 +14,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm as Libp2pSwarm, identify};
 use tokio::runtime::Runtime;
 
 use crate::liar::{Liar, Lie};
-use crate::nodes::{Swarm, eventually, payload, quick, random, restored};
+use crate::nodes::{Swarm, damage, eventually, payload, quick, random, restored};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -236,6 +236,23 @@ fn machines_that_share_a_scope_publish_side_by_side() {
     get(&swarm.nodes[2], &format!("@{scope}/k/b"), 3);
     get(&second, "k/a@2", 5);
     get(&first, "k/b", 3);
+    // The copy here goes by its whole name, and is healed like any other.
+    let copy = format!("@{scope}/k/b").parse().unwrap();
+    assert!(first.store().verify(&copy, &none).unwrap().ok && first.store().pin(&copy).is_ok());
+    let pack = swarm.store(0).join("packs").join("p-00000001.pack");
+    let len = std::fs::metadata(&pack).unwrap().len() as usize;
+    damage(&pack, (200_000..len).step_by(500));
+    let found = first.store().verify_all(&none).unwrap();
+    assert!(found.damaged.iter().any(|damage| damage.key.as_ref().is_some_and(|key| key.scope().is_some())));
+    // The manifest first, and then what it names.
+    let heal = || first.heal(&first.store().verify_all(&none).unwrap(), &none).unwrap();
+    eventually("it is whole again", || heal() == 0 || first.store().verify(&copy, &none).unwrap().ok);
+    assert!(first.store().verify(&copy, &none).unwrap().ok);
+    // What one has removed itself it does not get back.
+    put(&first, "k/z", 8).unwrap();
+    first.store().remove(&"k/z@1".parse().unwrap()).unwrap();
+    let gone = first.get(&"k/z".parse().unwrap(), &out, &GetOptions::default(), &none);
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
     assert_eq!(second.version(&"k/f".parse().unwrap(), &none).unwrap().bytes(), 300_000);
     // Renewals take turns, and neither forgets what the other has.
     let renewed = std::time::Instant::now() + config.ttl / 3;

@@ -165,7 +165,9 @@ impl Failure {
                 Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
                     "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
                 }),
-                Error::Unavailable { chunks, first } => json!({ "chunks": chunks, "first": first }),
+                Error::Unavailable { what, out_of_reach, chunks, first } => {
+                    json!({ "what": what, "out_of_reach": out_of_reach, "chunks": chunks, "first": first })
+                }
                 Error::NoPeers { wanted } => json!({ "wanted": wanted }),
                 Error::Pinned { name } => json!({ "name": name }),
                 Error::Network { what, why } => json!({ "what": what, "why": why }),

@@ -25,17 +25,16 @@ use crate::net::serve::peer_of;
 use crate::node::home::home_of;
 use crate::node::intake::StoreIntake;
 use crate::node::online::node::{Node, NodeInner};
-use crate::node::online::tasks::{blocking, cancellable, over};
+use crate::node::online::tasks::{blocking, over};
 use crate::node::store::{find_version, nearest, unknown_version};
 use crate::store::KeyRefs;
 
 /// How long peers whose connections have ended are given to be connected again.
 const RECONNECTED: Duration = Duration::from_millis(500);
 
-/// Pauses before each time that chunks are asked for. After the second only where somebody could not be reached, or was lost: whoever is
-/// connected through a relay, say, is back a few seconds after the relay.
-const PAUSES: [Duration; 5] =
-    [Duration::ZERO, Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
+/// What chunks belong to that are not to be had.
+const VERSION: &str = "a version";
+pub(super) const DOCUMENT: &str = "what a record points at";
 
 /// Which record of a key will do.
 #[derive(Debug, Clone, Copy)]
@@ -294,7 +293,13 @@ impl NodeInner {
         let missing: Vec<Missing> = missing.collect();
         let store = self.store.clone();
         let intake = blocking(move || Ok(Arc::new(store.intake(terms)?))).await?;
-        self.bring(missing, publisher, Arc::clone(&intake), monitor).await?;
+        let brought = self.bring(missing, publisher, Arc::clone(&intake), monitor).await;
+        brought.map_err(|error| match error {
+            Error::Unavailable { out_of_reach, chunks, first, .. } => {
+                Error::Unavailable { what: DOCUMENT, out_of_reach, chunks, first }
+            }
+            error => error,
+        })?;
         let bytes = blocking(read).await?;
         drop(intake);
         bytes.ok_or_else(|| Error::Network { what: "fetching", why: "what came is not to be found".to_owned() })
@@ -323,16 +328,11 @@ impl NodeInner {
         monitor: &Monitor,
     ) -> Result<Fetched> {
         let mut total = Fetched::default();
-        for (attempt, pause) in PAUSES.into_iter().enumerate() {
-            if missing.is_empty() || (!pause.is_zero() && !total.out_of_reach) {
+        for attempt in 0..2 {
+            if missing.is_empty() {
                 break;
             }
             if attempt > 0 {
-                let waited = async {
-                    tokio::time::sleep(pause).await;
-                    Ok(())
-                };
-                cancellable(monitor, waited).await?;
                 // Nobody of those who should have them gave them: who should may have changed.
                 self.resolver.clear();
             }
@@ -354,7 +354,12 @@ impl NodeInner {
         }
         match missing.first() {
             None => Ok(total),
-            Some(first) => Err(Error::Unavailable { chunks: missing.len(), first: first.chunk.hash.short() }),
+            Some(first) => Err(Error::Unavailable {
+                what: VERSION,
+                out_of_reach: total.out_of_reach,
+                chunks: missing.len(),
+                first: first.chunk.hash.short(),
+            }),
         }
     }
 

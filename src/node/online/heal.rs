@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use crate::chunk::LeaseTerms;
 use crate::error::{Error, Result};
+use crate::hash::Hash;
 use crate::key::{Key, VersionRef, VersionSpec};
 use crate::monitor::Monitor;
+use crate::net::fetch::Fetched;
 use crate::net::record::PUBLISHED;
 use crate::node::get::{GetOptions, Part};
 use crate::node::online::find::{Look, Missing, keep};
 use crate::node::online::node::Node;
+use crate::node::online::pull::wanted_chunks;
+use crate::node::online::tasks::cancellable;
 use crate::node::report::{GetReport, VerifyReport};
 use crate::node::version::Version;
 
@@ -40,7 +44,13 @@ impl Node {
         }
         for ((key, number), damaged) in versions {
             let wanted = VersionRef { key, version: VersionSpec::Number(number) };
-            let version = self.inner.store.version(&wanted)?;
+            let version = match self.inner.store.version(&wanted) {
+                Ok(version) => version,
+                Err(error) => {
+                    monitor.warn(&format!("{wanted} is not whole again: {error}"));
+                    continue;
+                }
+            };
             let places = version.manifest.chunks.iter().enumerate();
             let missing: Vec<Missing> = places
                 .filter(|(_, chunk)| damaged.contains(&chunk.hash))
@@ -48,15 +58,9 @@ impl Node {
                     Some(Missing { chunk: *chunk, home: version.manifest.home(index)?, bases: Vec::new() })
                 })
                 .collect();
-            let (manifest, expires_unix_ms) = (version.entry.manifest, self.inner.lease_end());
-            let terms = LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms };
-            let intake = Arc::new(self.inner.store.intake(terms)?);
-            let healing = async {
-                let brought = self.inner.bring(missing, None, Arc::clone(&intake), monitor).await;
-                keep(brought, intake).await
-            };
-            match self.block_on(healing) {
+            match self.bring_again(version.entry.manifest, missing, monitor) {
                 Ok(fetched) => healed += fetched.chunks,
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => monitor.warn(&format!("{wanted} is not whole again: {error}")),
             }
         }
@@ -72,7 +76,14 @@ impl Node {
         restore: impl Fn() -> Result<T>,
     ) -> Result<T> {
         match restore() {
-            Err(Error::Damaged { .. }) if self.mend(version, part, monitor)? => restore(),
+            Err(damage @ Error::Damaged { .. }) => match self.mend(version, part, monitor) {
+                Ok(()) => restore(),
+                Err(Error::Cancelled) => Err(Error::Cancelled),
+                Err(why) => {
+                    monitor.warn(&format!("it is not whole again: {why}"));
+                    Err(damage)
+                }
+            },
             restored => restored,
         }
     }
@@ -93,17 +104,35 @@ impl Node {
         })
     }
 
-    /// Fetches again what is damaged of a part of a version; whether any of it came.
-    fn mend(&self, version: &Version, part: &Part, monitor: &Monitor) -> Result<bool> {
-        let here = VersionRef { key: version.key().clone(), version: VersionSpec::Number(version.number()) };
-        monitor.warn(&format!("a chunk of {here} is damaged; what peers have of it is fetched again"));
-        if self.is_here(&here)? {
-            let damaged = self.inner.store.verify(&here, monitor)?;
-            return Ok(self.heal(&damaged, monitor)? > 0);
+    /// Fetches again what is damaged here of a part of a version.
+    fn mend(&self, version: &Version, part: &Part, monitor: &Monitor) -> Result<()> {
+        let name = format!("{}@{}", version.key(), version.number());
+        monitor.warn(&format!("a chunk of {name} is damaged; what peers have of it is fetched again"));
+        let places = wanted_chunks(version, part)?;
+        let manifest = &version.manifest;
+        let chunks = places.into_iter().filter_map(|place| Some((*manifest.chunks.get(place)?, manifest.home(place)?)));
+        let chunks: Vec<_> = chunks.collect();
+        monitor.begin("verify", chunks.iter().map(|(chunk, _)| u64::from(chunk.len)).sum());
+        let mut damaged = Vec::new();
+        for (chunk, home) in chunks {
+            monitor.check()?;
+            if self.inner.store.read_document(&[chunk])?.is_none() {
+                damaged.push(Missing { chunk, home, bases: Vec::new() });
+            }
+            monitor.advance(chunk.len.into());
         }
-        // Of what is not kept whole, a chunk that was found damaged is none that is here.
-        let (_, fetched) = self.pull_here(&here, part, Look::Newest, monitor)?;
-        Ok(fetched.chunks > 0)
+        monitor.finish();
+        self.bring_again(version.entry.manifest, damaged, monitor).map(drop)
+    }
+
+    /// Fetches chunks of a version anew.
+    fn bring_again(&self, manifest: Hash, damaged: Vec<Missing>, monitor: &Monitor) -> Result<Fetched> {
+        let terms = LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms: self.inner.lease_end() };
+        let intake = Arc::new(self.inner.store.intake(terms)?);
+        self.block_on(async {
+            let brought = cancellable(monitor, self.inner.bring(damaged, None, Arc::clone(&intake), monitor)).await;
+            keep(brought, intake).await
+        })
     }
 
     /// The version of that name which is here. Its manifest is fetched again where it is damaged.

@@ -178,14 +178,22 @@ impl NodeInner {
 
     /// Sees that those versions of somebody else's key that are pinned here are where they belong, whether or not their publisher still does.
     /// They keep the leases of this node, beside the publisher's.
+    /// One that fails does not keep the others from it.
     pub(super) async fn keep_pinned(&self, key: &Key, refs: &KeyRefs, errand: Errand<'_>) -> Result<()> {
+        let mut kept = Ok(());
         for (number, entry) in published(refs).iter().filter(|(number, _)| refs.pins.contains_key(number)) {
-            if let (_, Standing::Unplaced(version)) = self.describe_version(*number, entry, errand).await? {
-                let (_, placed) = self.place_version(*version, errand).await?;
-                self.check_quorum(key, *number, &placed)?;
+            if self.placed_at(entry).is_none_or(|placed| !placed.complete) {
+                kept = kept.and(self.keep_version(key, *number, entry, errand).await);
             }
         }
-        Ok(())
+        kept
+    }
+
+    async fn keep_version(&self, key: &Key, number: u64, entry: &VersionEntry, errand: Errand<'_>) -> Result<()> {
+        let (_, standing) = self.describe_version(number, entry, errand).await?;
+        let Standing::Unplaced(version) = standing else { return Ok(()) };
+        let (_, placed) = self.place_version(*version, errand).await?;
+        self.check_quorum(key, number, &placed)
     }
 
     /// Fails where too few peers keep a version.

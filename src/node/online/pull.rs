@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::chunk::{Intake as _, LeaseTerms};
 use crate::error::{Error, Result};
-use crate::key::{Key, VersionRef};
+use crate::key::{Key, Scope, VersionRef};
 use crate::manifest::{Content, Manifest};
 use crate::monitor::Monitor;
 use crate::net::fetch::Fetched;
@@ -16,7 +16,7 @@ use crate::net::record::PUBLISHED;
 use crate::node::get::{GetOptions, Part};
 use crate::node::lineage::faced_chunks;
 use crate::node::list::summaries;
-use crate::node::online::find::{FoundVersion, Look, Missing, not_here, persist, refs_of};
+use crate::node::online::find::{DOCUMENT, FoundVersion, Look, Missing, not_here, persist, refs_of};
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::tasks::{blocking, cancellable, cancelled, over};
 use crate::node::report::{GetReport, KeySummary, Timestamp, VersionSummary};
@@ -26,6 +26,10 @@ use crate::store::KeyRefs;
 
 /// How often what has come so far is made durable.
 const PERSIST: Duration = Duration::from_secs(2);
+
+/// How long it is waited, each time, before a version is pulled again of which somebody who was needed could not be reached, or was lost. Who is
+/// connected through a relay, say, is back a few seconds after the relay.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
 /// What a pull brought.
 struct Pulled {
@@ -46,7 +50,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
+        let pulled = self.pull(wanted, &options.part, Look::Newest, &PATIENCE, monitor)?;
         let version = &pulled.version;
         let restored =
             self.mending(version, &options.part, monitor, || version.clone().restore(&target, options, monitor))?;
@@ -61,7 +65,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, Look::Newest, monitor)?;
+        let pulled = self.pull(wanted, &options.part, Look::Newest, &PATIENCE, monitor)?;
         let restored = self.restore_to(&pulled.version, out, options, monitor)?;
         Ok(pulled.report(restored))
     }
@@ -84,12 +88,12 @@ impl Node {
 
     /// Has a version here, whole, fetching what is not; and opens it.
     pub fn fetch(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
-        self.fetch_as(wanted, Look::Newest, monitor)
+        self.pull(wanted, &Part::Whole, Look::Newest, &PATIENCE, monitor).map(|pulled| pulled.version)
     }
 
-    /// As [`fetch`](Node::fetch), by the record that `look` says.
+    /// As [`fetch`](Node::fetch), by the record that `look` says, and for somebody who tries again.
     pub(crate) fn fetch_as(&self, wanted: &VersionRef, look: Look, monitor: &Monitor) -> Result<Version> {
-        self.pull(wanted, &Part::Whole, look, monitor).map(|pulled| pulled.version)
+        self.pull(wanted, &Part::Whole, look, &[], monitor).map(|pulled| pulled.version)
     }
 
     /// Opens a version, of this store or of another scope, without fetching its chunks.
@@ -115,7 +119,7 @@ impl Node {
             Error::Network { what: PUBLISHED, .. } => Err(error),
             Error::Network { .. }
             | Error::NoPeers { .. }
-            | Error::Unavailable { .. }
+            | Error::Unavailable { what: DOCUMENT, .. }
             | Error::NotFound { what: "key", .. } => {
                 // The publisher is out of reach; a copy that is here is better than none. Nobody is told of names like it.
                 if self.inner.store.refs_of(&wanted.key).is_ok_and(|refs| refs.versions.is_empty()) {
@@ -190,7 +194,7 @@ impl Node {
         Ok(own.map(|key| KeySummary { key: key.key.in_scope(scope), ..key }).collect())
     }
 
-    pub(super) fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
+    fn is_here(&self, wanted: &VersionRef) -> Result<bool> {
         match wanted.key.scope() {
             None => Ok(find_version(&self.inner.store.refs_of(&wanted.key)?, wanted).is_some()),
             Some(_) => Ok(match &wanted.version {
@@ -215,18 +219,41 @@ impl Node {
     }
 
     /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
-    pub(super) fn pull_here(
-        &self,
-        wanted: &VersionRef,
-        part: &Part,
-        look: Look,
-        monitor: &Monitor,
-    ) -> Result<(Version, Fetched)> {
+    fn pull_here(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<(Version, Fetched)> {
         let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
         self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
     }
 
-    fn pull(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<Pulled> {
+    /// As [`pull_here`](Node::pull_here), again after each of `pauses` while somebody who is needed is out of reach.
+    fn pull_patiently(
+        &self,
+        wanted: &VersionRef,
+        part: &Part,
+        look: Look,
+        pauses: &[Duration],
+        monitor: &Monitor,
+    ) -> Result<(Version, Fetched)> {
+        let mut pauses = pauses.iter();
+        loop {
+            let pulled = self.pull_here(wanted, part, look, monitor);
+            let (Err(Error::Unavailable { out_of_reach: true, .. }), Some(pause)) = (&pulled, pauses.next()) else {
+                return pulled;
+            };
+            self.block_on(cancellable(monitor, async {
+                tokio::time::sleep(*pause).await;
+                Ok(())
+            }))?;
+        }
+    }
+
+    fn pull(
+        &self,
+        wanted: &VersionRef,
+        part: &Part,
+        look: Look,
+        pauses: &[Duration],
+        monitor: &Monitor,
+    ) -> Result<Pulled> {
         let wanted = self.inner.store.canonical_version(wanted)?;
         let started = Instant::now();
         let lookups = self.inner.handle.lookups();
@@ -234,7 +261,7 @@ impl Node {
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.version_here(&wanted, monitor)?, Fetched::default()),
-            false => match self.pull_here(&self.in_own_scope(&wanted), part, look, monitor) {
+            false => match self.pull_patiently(&self.in_own_scope(&wanted), part, look, pauses, monitor) {
                 Ok(pulled) => pulled,
                 Err(error) => (self.copy_here(&wanted, error, monitor)?, Fetched::default()),
             },
@@ -277,6 +304,7 @@ impl NodeInner {
         // What comes until there is a manifest is read, and not kept.
         let (found, bytes) = cancellable(monitor, async {
             let found = self.find_foreign(wanted, look, monitor).await?;
+            self.refuse_removed(wanted, &found)?;
             let bytes = self.document(found.version.manifest, found.publisher, monitor).await?;
             Ok((found, bytes))
         })
@@ -287,6 +315,21 @@ impl NodeInner {
         })?;
         let (number, entry) = (found.number, found.version.entry.clone());
         Ok((Version { store: self.store.clone(), key: wanted.key.clone(), number, entry, manifest }, found, bytes))
+    }
+
+    /// Fails for a version that this node has published and has no more: it was removed, and is named until the upkeep has said so.
+    fn refuse_removed(&self, wanted: &VersionRef, found: &FoundVersion) -> Result<()> {
+        let own = wanted.key.scope() == Some(Scope::Key(self.identity.scope()));
+        let is_own = own && found.publisher == Some(self.handle.own());
+        match is_own && self.tables.published(wanted.key.name())?.is_some() {
+            false => Ok(()),
+            true => Err(Error::NotFound {
+                what: "version",
+                name: found.number.to_string(),
+                place: format!("key {}, from which it was removed", wanted.key.name()),
+                nearest: Vec::new(),
+            }),
+        }
     }
 
     async fn pull_foreign(
@@ -347,7 +390,7 @@ impl NodeInner {
 }
 
 /// The chunks of the part that is wanted, by their place in the manifest.
-fn wanted_chunks(version: &Version, part: &Part) -> Result<Vec<usize>> {
+pub(super) fn wanted_chunks(version: &Version, part: &Part) -> Result<Vec<usize>> {
     let (file, span) = match part {
         Part::Whole => return Ok((0..version.manifest.chunks.len()).collect()),
         Part::File(path) => {

@@ -277,16 +277,19 @@ impl NodeInner {
                 first.get_or_insert(error);
             }
         }
+        let (listing, listed) = (listing_of(&all), self.tables.published("")?);
+        let state = Hash::of(&listing.encode());
+        let listed = if renew || listed.is_none_or(|listed| !listed.complete || listed.refs != state) {
+            self.publish_listing(&listing, state, errand).await
+        } else {
+            Ok(())
+        };
         for (key, refs) in all.iter().filter(|(key, _)| key.scope().is_some()) {
             if let Err(error) = self.keep_pinned(key, refs, errand).await {
                 first.get_or_insert(error);
             }
         }
-        let (listing, listed) = (listing_of(&all), self.tables.published("")?);
-        let state = Hash::of(&listing.encode());
-        if renew || listed.is_none_or(|listed| !listed.complete || listed.refs != state) {
-            self.publish_listing(&listing, state, errand).await?;
-        }
+        listed?;
         Ok(Pending::Tried(first))
     }
 
