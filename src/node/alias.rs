@@ -105,7 +105,8 @@ impl Store {
         match own && self.identity()?.scope() == scope {
             true => {
                 let (own, copy) = (key.unscoped(), key.in_scope(&scope));
-                let is_copy = self.refs_of(&own)?.versions.is_empty() && !self.refs_of(&copy)?.versions.is_empty();
+                let is_copy = self.inner.chunks.refs(&own)?.versions.is_empty()
+                    && !self.inner.chunks.refs(&copy)?.versions.is_empty();
                 Ok(if is_copy { copy } else { own })
             }
             false => Ok(key.in_scope(&scope)),
