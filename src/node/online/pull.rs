@@ -31,6 +31,22 @@ const PERSIST: Duration = Duration::from_secs(2);
 /// connected through a relay, say, is back a few seconds after the relay.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
 
+/// What of a version is wanted, and how hard it is looked for.
+#[derive(Clone, Copy)]
+struct Quest<'q> {
+    part: &'q Part,
+    look: Look,
+    /// How long it is waited, each time, for those who are out of reach.
+    pauses: &'q [Duration],
+}
+
+impl<'q> Quest<'q> {
+    /// For somebody who does not try again.
+    fn patient(part: &'q Part) -> Quest<'q> {
+        Quest { part, look: Look::Newest, pauses: &PATIENCE }
+    }
+}
+
 /// What a pull brought.
 struct Pulled {
     version: Version,
@@ -50,7 +66,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, Look::Newest, &PATIENCE, monitor)?;
+        let pulled = self.pull(wanted, Quest::patient(&options.part), monitor)?;
         let version = &pulled.version;
         let restored =
             self.mending(version, &options.part, monitor, || version.clone().restore(&target, options, monitor))?;
@@ -65,7 +81,7 @@ impl Node {
         options: &GetOptions,
         monitor: &Monitor,
     ) -> Result<GetReport> {
-        let pulled = self.pull(wanted, &options.part, Look::Newest, &PATIENCE, monitor)?;
+        let pulled = self.pull(wanted, Quest::patient(&options.part), monitor)?;
         let restored = self.restore_to(&pulled.version, out, options, monitor)?;
         Ok(pulled.report(restored))
     }
@@ -88,12 +104,13 @@ impl Node {
 
     /// Has a version here, whole, fetching what is not; and opens it.
     pub fn fetch(&self, wanted: &VersionRef, monitor: &Monitor) -> Result<Version> {
-        self.pull(wanted, &Part::Whole, Look::Newest, &PATIENCE, monitor).map(|pulled| pulled.version)
+        self.pull(wanted, Quest::patient(&Part::Whole), monitor).map(|pulled| pulled.version)
     }
 
     /// As [`fetch`](Node::fetch), by the record that `look` says, and for somebody who tries again.
     pub(crate) fn fetch_as(&self, wanted: &VersionRef, look: Look, monitor: &Monitor) -> Result<Version> {
-        self.pull(wanted, &Part::Whole, look, &[], monitor).map(|pulled| pulled.version)
+        let quest = Quest { part: &Part::Whole, look, pauses: &[] };
+        self.pull(wanted, quest, monitor).map(|pulled| pulled.version)
     }
 
     /// Opens a version, of this store or of another scope, without fetching its chunks.
@@ -218,24 +235,13 @@ impl Node {
         }
     }
 
-    /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here.
-    fn pull_here(&self, wanted: &VersionRef, part: &Part, look: Look, monitor: &Monitor) -> Result<(Version, Fetched)> {
-        let (wanted, part, monitor) = (wanted.clone(), part.clone(), monitor.clone());
-        self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &monitor).await })
-    }
-
-    /// As [`pull_here`](Node::pull_here), again after each of `pauses` while somebody who is needed is out of reach.
-    fn pull_patiently(
-        &self,
-        wanted: &VersionRef,
-        part: &Part,
-        look: Look,
-        pauses: &[Duration],
-        monitor: &Monitor,
-    ) -> Result<(Version, Fetched)> {
-        let mut pauses = pauses.iter();
+    /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here; again after each pause while somebody who is
+    /// needed is out of reach.
+    fn pull_here(&self, wanted: &VersionRef, quest: Quest<'_>, monitor: &Monitor) -> Result<(Version, Fetched)> {
+        let mut pauses = quest.pauses.iter();
         loop {
-            let pulled = self.pull_here(wanted, part, look, monitor);
+            let (wanted, part, look, stop) = (wanted.clone(), quest.part.clone(), quest.look, monitor.clone());
+            let pulled = self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &stop).await });
             let (Err(Error::Unavailable { out_of_reach: true, .. }), Some(pause)) = (&pulled, pauses.next()) else {
                 return pulled;
             };
@@ -246,14 +252,7 @@ impl Node {
         }
     }
 
-    fn pull(
-        &self,
-        wanted: &VersionRef,
-        part: &Part,
-        look: Look,
-        pauses: &[Duration],
-        monitor: &Monitor,
-    ) -> Result<Pulled> {
+    fn pull(&self, wanted: &VersionRef, quest: Quest<'_>, monitor: &Monitor) -> Result<Pulled> {
         let wanted = self.inner.store.canonical_version(wanted)?;
         let started = Instant::now();
         let lookups = self.inner.handle.lookups();
@@ -261,7 +260,7 @@ impl Node {
         let (version, fetched) = match self.is_here(&wanted)? {
             // Its chunks may be damaged or gone; those that are here are not fetched.
             true => (self.version_here(&wanted, monitor)?, Fetched::default()),
-            false => match self.pull_patiently(&self.in_own_scope(&wanted), part, look, pauses, monitor) {
+            false => match self.pull_here(&self.in_own_scope(&wanted), quest, monitor) {
                 Ok(pulled) => pulled,
                 Err(error) => (self.copy_here(&wanted, error, monitor)?, Fetched::default()),
             },
