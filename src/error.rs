@@ -105,7 +105,7 @@ pub enum Error {
     },
 
     /// The disk, or the quota on it, is full.
-    #[error("no space left while writing {}: earlier versions are intact; free some space and repeat", path.display())]
+    #[error("no space left while writing {}{}: earlier versions are intact; free some space and repeat", path.display(), why_no_space(source))]
     NoSpace {
         /// What was being written.
         path: PathBuf,
@@ -211,6 +211,12 @@ pub enum Error {
     /// The caller's [`Monitor`](crate::Monitor) asked to stop.
     #[error("cancelled; what was not complete by then leaves bytes that `caskad gc` reclaims")]
     Cancelled,
+}
+
+/// What is to be said of a full disk beyond that.
+fn why_no_space(source: &io::Error) -> String {
+    // The system says no more than that it is full.
+    if source.get_ref().is_some() { format!(" ({source})") } else { String::new() }
 }
 
 impl Error {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, StorageBackend};
+use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, Room, StorageBackend};
 
 /// A file that takes so much more room than it has bytes was not closed: its writer had reserved some.
 const SPARE_BYTES: u64 = 1 << 20;
@@ -92,6 +92,13 @@ impl StorageBackend for FileBackend {
     fn delete(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path(name)?)?;
         sync_directory(&self.directory)
+    }
+
+    fn room(&self) -> Option<Room> {
+        let found = rustix::fs::statvfs(&self.directory).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        // File systems without bounds say that they have no blocks at all.
+        (found.f_blocks > 0).then(|| Room { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 
     fn describe(&self, name: &str) -> PathBuf {

@@ -38,6 +38,15 @@ pub struct ObjectInfo {
     pub len: u64,
 }
 
+/// How much room a [`StorageBackend`] has, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What can still be written.
+    pub free: u64,
+    /// That, and all that is taken, by whomever.
+    pub total: u64,
+}
+
 /// A byte store under the chunk store. See the [module](self) for what it must promise.
 pub trait StorageBackend: Debug + Send + Sync {
     /// Creates `name`; fails with [`io::ErrorKind::AlreadyExists`] if it is there.
@@ -56,6 +65,11 @@ pub trait StorageBackend: Debug + Send + Sync {
 
     /// Deletes `name`.
     fn delete(&self, name: &str) -> io::Result<()>;
+
+    /// How much room there is, where that is known and bounded. Asked every few megabytes.
+    fn room(&self) -> Option<Room> {
+        None
+    }
 
     /// What people call the object `name`: a path, a URL. In errors and logs.
     fn describe(&self, name: &str) -> PathBuf {

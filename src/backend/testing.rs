@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, StorageBackend};
+use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, Room, StorageBackend};
 
 /// Which operations a [`FaultDisk`] counts and can fail at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,15 @@ struct Disk {
     /// Operations that may still succeed; `None`: all of them.
     budget: Option<u64>,
     failure: Option<i32>,
+    /// Bytes that objects may have together; `None`: any number.
+    capacity: Option<u64>,
+}
+
+impl Disk {
+    /// Bytes that all objects have together.
+    fn taken(&self) -> u64 {
+        self.objects.values().map(|image| lock(image).live.len() as u64).sum()
+    }
 }
 
 /// A disk that can be stopped at any operation. Clones are handles on the same disk.
@@ -133,6 +142,11 @@ impl FaultDisk {
         let mut disk = lock(&self.disk);
         disk.budget = Some(count);
         disk.failure = Some(errno);
+    }
+
+    /// Lets the disk hold so many bytes of objects, or any number. A write beyond that fails with `ENOSPC`.
+    pub fn hold(&self, capacity: Option<u64>) {
+        lock(&self.disk).capacity = capacity;
     }
 
     /// A new disk that holds what a crash at this moment leaves.
@@ -256,6 +270,12 @@ impl StorageBackend for FaultDisk {
         outcome
     }
 
+    fn room(&self) -> Option<Room> {
+        let disk = lock(&self.disk);
+        let total = disk.capacity?;
+        Some(Room { free: total.saturating_sub(disk.taken()), total })
+    }
+
     fn describe(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("fault-disk:{name}"))
     }
@@ -269,6 +289,9 @@ struct FaultObject {
 
 impl ObjectWriter for FaultObject {
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        if self.disk.room().is_some_and(|room| room.free < bytes.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let outcome = self.disk.step(Operation::Write);
         // The write at which the disk stops is torn: a part of it reached the object.
         let written = if outcome.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };

@@ -28,6 +28,7 @@ use crate::store::pack::{PackId, Record, RecordHeader, RecordKind, pack_name};
 use crate::store::pack_file::FullBuffer;
 use crate::store::reencode::Dependents;
 use crate::store::returned::Outrun;
+use crate::store::room::RoomGauge;
 use crate::store::shield::Shield;
 
 /// Packs that are kept open for reading.
@@ -83,6 +84,7 @@ pub(super) struct Inner {
     pub(super) backend: Arc<dyn StorageBackend>,
     pub(super) index: Index,
     pub(super) options: ChunkStoreOptions,
+    pub(super) room: RoomGauge,
     pub(super) log: Mutex<LogState>,
     /// Entries that the index does not have yet.
     pub(super) pending: RwLock<HashMap<(RecordKind, Hash), Entry>>,
@@ -161,6 +163,7 @@ impl ChunkStore {
                 backend,
                 index,
                 options,
+                room: RoomGauge::default(),
                 log: Mutex::new(log),
                 pending: RwLock::default(),
                 shield: Mutex::default(),

@@ -52,6 +52,9 @@ impl Sweep {
     }
 }
 
+/// Room that is left beside what is copied, for the index and what puts write meanwhile.
+const COPY_SLACK: u64 = 64 << 10;
+
 /// Entries that are swept at a time.
 const BATCH_ENTRIES: usize = 16 << 10;
 
@@ -84,7 +87,7 @@ impl Usage {
 /// What the mark came to.
 struct Survey {
     dead: Vec<(Hash, Entry)>,
-    /// Packs that are mostly dead, wholly dead ones first: they make room for what is copied of the others.
+    /// Packs that are mostly dead, those with the least to copy first: each makes room for the next.
     victims: Vec<(PackId, Usage)>,
     /// Bytes of all packs.
     pack_bytes: u64,
@@ -164,15 +167,29 @@ impl ChunkStore {
             self.checkpoint_with(IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
         }
         monitor.begin("gc", victims.iter().map(|(_, usage)| usage.len).sum());
+        let mut left = 0_usize;
         for (pack, usage) in victims {
             monitor.check()?;
-            self.repack(pack, &live, monitor)?;
+            match self.has_room_to_copy(usage) {
+                true => self.repack(pack, &live, monitor)?,
+                false => left += 1,
+            }
             monitor.advance(usage.len);
         }
         monitor.finish();
+        if left > 0 {
+            monitor.warn(&format!(
+                "{left} packs are left as they are: there is too little room to copy what of them is needed; free some and collect again"
+            ));
+        }
         report.kept_bytes = list_packs(&*self.inner.backend)?.iter().map(|&(_, len)| len).sum();
         report.reclaimed_bytes = pack_bytes.saturating_sub(report.kept_bytes);
         Ok(report)
+    }
+
+    /// Whether what is needed of a pack can be copied before the rest of it is deleted. A write that fails would end the log.
+    fn has_room_to_copy(&self, usage: Usage) -> bool {
+        usage.live == 0 || self.inner.backend.room().is_none_or(|room| usage.live + COPY_SLACK <= room.free)
     }
 
     /// Finds what is dead, and the packs that are worth copying. What lies behind `start` counts as live.
@@ -206,7 +223,7 @@ impl ChunkStore {
         }
         let mut victims: Vec<(PackId, Usage)> =
             usage.into_iter().filter(|(_, usage)| usage.is_victim(min_live)).collect();
-        victims.sort_unstable_by_key(|&(id, usage)| (usage.live > 0, id));
+        victims.sort_unstable_by_key(|&(id, usage)| (usage.live, id));
         Ok(Survey { dead, victims, pack_bytes: packs.iter().map(|&(_, len)| len).sum() })
     }
 

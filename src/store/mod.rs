@@ -32,6 +32,7 @@ mod reencode;
 mod refs;
 mod replay;
 mod returned;
+mod room;
 mod rows;
 mod salvage;
 mod scan;

@@ -165,11 +165,14 @@ impl Session {
 
     /// Appends a chunk that [`has`](Session::has) did not find. Durable with the commit.
     ///
+    /// Fails with [`Error::NoSpace`], and leaves the log as it is, before there is no room left for anything else.
+    ///
     /// A delta needs a base that [`base`](Session::base) has answered with. It is not appended if another put has stored the chunk
     /// meanwhile: that one's chain may lead here.
     pub fn append(&self, chunk: &EncodedChunk<'_>) -> Result<()> {
         let refuse =
             |why: &str| Err(Error::Syntax { what: "chunk", input: chunk.hash.to_string(), why: why.to_owned() });
+        self.store.inner.room.take(&*self.store.inner.backend, chunk.payload.len() as u64)?;
         lock(&self.store.inner.shield).protect_new(self.id, &chunk.hash);
         let (header, due, full) = match chunk.base {
             _ if chunk.codec.has_base() != chunk.base.is_some() => {
