@@ -9,6 +9,10 @@ use serde::de::{Deserializer, Error, Visitor};
 /// The number of bytes that `text` says, as any integer type; else why it is none.
 pub fn parse<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     let ByteSize(bytes) = text.parse()?;
+    // Where the library counts no further.
+    if bytes == u64::MAX {
+        return Err("it is more than this machine can count".to_owned());
+    }
     if bytes == 0 && text.contains(|c: char| matches!(c, '1'..='9')) {
         return Err("it is less than a byte".to_owned());
     }
@@ -68,7 +72,9 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap(), bytes, "{text}");
         }
-        for text in ["-1", "\"-1\"", "\"0.5\"", "\"0.1 B\"", "\"64 apples\"", "\"\"", "1.5", "true"] {
+        for text in
+            ["-1", "\"-1\"", "\"0.5\"", "\"0.1 B\"", "\"64 apples\"", "\"\"", "1.5", "true", "\"99999999999 EiB\""]
+        {
             let why = read(text).unwrap_err().to_string();
             assert!(why.contains("bytes = "), "{text}: {why}");
         }

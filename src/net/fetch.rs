@@ -48,8 +48,8 @@ const WINDOW_CHUNKS: usize = limits::STREAM_REQUESTS as usize;
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) hash: Hash,
-    /// Plain bytes, as the manifest says.
-    pub(crate) len: u32,
+    /// Plain bytes, as the manifest says; `None` where whatever has the hash will do.
+    pub(crate) len: Option<u32>,
     /// Chunks that are here, and that it may be a difference to.
     pub(crate) bases: Vec<Hash>,
     /// Who may have it, by rank: places in the list of peers.
@@ -339,7 +339,11 @@ impl Job {
     }
 
     fn len(&self, index: u32) -> u64 {
-        self.wanted.get(index as usize).map_or(0, |wanted| wanted.len.into())
+        self.wanted.get(index as usize).map_or(0, |wanted| wanted.len.unwrap_or(limits::CHUNK_BYTES as u32).into())
+    }
+
+    fn has_len(&self, index: u32, len: u32) -> bool {
+        self.wanted.get(index as usize).and_then(|wanted| wanted.len).is_none_or(|said| said == len)
     }
 
     fn fail(&self, ask: Ask, place: u32) {
@@ -412,7 +416,7 @@ impl Job {
         let (ask, place, parcel) = (arrived.ask, arrived.place, &arrived.parcel);
         match self.intake.take(parcel) {
             // The bytes are those of the hash: whoever named their length was wrong, and not the peer.
-            Ok(Taken::Stored | Taken::Known) if u64::from(parcel.plain_len) != self.len(ask.chunk) => {
+            Ok(Taken::Stored | Taken::Known) if !self.has_len(ask.chunk, parcel.plain_len) => {
                 let why = format!(
                     "chunk {} has {} bytes, and not {} as it says",
                     parcel.hash.short(),

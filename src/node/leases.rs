@@ -278,14 +278,15 @@ impl Leases {
         }
     }
 
-    /// Calls `visit` for each chunk under a lease that has not ended at `now_unix_ms`.
-    pub fn live(&self, now_unix_ms: u64, visit: &mut dyn FnMut(&Hash)) -> Result<()> {
+    /// Calls `visit` for each chunk under a lease that has not ended at `now_unix_ms`, with its home and the lease; once for each lease.
+    pub fn live(&self, now_unix_ms: u64, visit: &mut dyn FnMut(&Hash, [u8; 4], LeaseTerms)) -> Result<()> {
         let live = self.live_numbers(now_unix_ms);
         guarded(&self.path, || {
             for row in self.database.begin_read()?.open_table(HELD)?.iter()? {
-                let (hash, number) = parse_held(row?.0.value());
-                if live.contains_key(&number) {
-                    visit(&hash);
+                let (key, value) = row?;
+                let (hash, number) = parse_held(key.value());
+                if let Some(terms) = live.get(&number) {
+                    visit(&hash, value.value().0.to_be_bytes(), *terms);
                 }
             }
             Ok(())
@@ -466,7 +467,7 @@ mod tests {
                     }
                 }
                 let mut live = std::collections::BTreeSet::new();
-                leases.live(now, &mut |hash| { live.insert(*hash); }).unwrap();
+                leases.live(now, &mut |hash, _, _| { live.insert(*hash); }).unwrap();
                 let expected: std::collections::BTreeSet<Hash> = model.values().filter(|lease| lease.0 > now)
                     .flat_map(|lease| lease.1.keys().map(|n| chunk(*n).hash)).collect();
                 prop_assert_eq!(&live, &expected);

@@ -193,7 +193,7 @@ impl Store {
         }
         let mark = |live: &mut LiveSet| {
             if let Some(leases) = self.existing_leases()? {
-                leases.live(over, &mut |hash| {
+                leases.live(over, &mut |hash, _, _| {
                     live.insert(hash);
                 })?;
             }

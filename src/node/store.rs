@@ -71,6 +71,7 @@ pub struct StoreOptions {
     take_over: bool,
     read_only: bool,
     existing: bool,
+    sound_config: bool,
     pack_bytes: Option<u64>,
     checked_index_bytes: Option<u64>,
     index_journal_bytes: Option<usize>,
@@ -135,6 +136,13 @@ impl StoreOptions {
         self
     }
 
+    /// Fails where `config.toml` cannot be used, rather than go by the defaults.
+    #[must_use]
+    pub fn sound_config(mut self, sound: bool) -> StoreOptions {
+        self.sound_config = sound;
+        self
+    }
+
     /// Packs of a length that the settings do not allow: so small that a test sees many of them.
     #[doc(hidden)]
     #[must_use]
@@ -179,7 +187,7 @@ impl StoreOptions {
         let url = url.map(str::to_owned);
         let (mut config, config_damage) = match settings {
             Ok(config) => (config, None),
-            Err(Error::Damaged { place, why, .. }) => {
+            Err(Error::Damaged { place, why, .. }) if !self.sound_config => {
                 tracing::warn!("{place} cannot be used, and the default settings are: {why}");
                 (Config::default(), Some(why))
             }

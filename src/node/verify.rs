@@ -178,7 +178,7 @@ impl<'a> Check<'a> {
     fn rest(&mut self, packs: &BTreeSet<PackId>, damaged: &mut Vec<Damage>) -> Result<()> {
         let mut leased = LiveSet::default();
         if let Some(leases) = self.store.existing_leases()? {
-            leases.live(Timestamp::now().0, &mut |hash| {
+            leases.live(Timestamp::now().0, &mut |hash, _, _| {
                 leased.insert(hash);
             })?;
         }

@@ -129,6 +129,40 @@ fn what_is_damaged_at_a_holder_is_brought_back_by_the_others() {
 }
 
 #[test]
+fn a_repair_brings_back_what_is_kept_for_others() {
+    let mut config = quick();
+    // Nobody brings it by himself meanwhile.
+    config.refresh_interval = std::time::Duration::from_secs(3600);
+    config.ttl = std::time::Duration::from_secs(24 * 3600);
+    let swarm = Swarm::start(3, config);
+    swarm.put(0, "m", random(3 << 20, 4));
+    let (holder, none) = (&swarm.nodes[1], Monitor::none());
+    let sound = || holder.store().verify_all(&none).unwrap();
+    let whole = sound();
+    assert!(whole.ok && whole.chunks > 8, "{whole:?}");
+    let version = swarm.nodes[0].store().version(&"m".parse().unwrap()).unwrap();
+    let pack = swarm.store(1).join("packs").join("p-00000001.pack");
+    let packed = std::fs::read(&pack).unwrap();
+    // In what follows the hash in a record's header, so that the record itself is still known for one.
+    let hit = version
+        .manifest()
+        .chunks
+        .iter()
+        .step_by(3)
+        .map(|chunk| packed.windows(32).position(|window| window == chunk.hash.as_bytes()).unwrap() + 5000);
+    damage(&pack, hit.collect::<Vec<_>>());
+    let found = sound();
+    assert!(!found.ok, "{found:?}");
+    // Chunks of no version here: only their leases tell of them.
+    assert_eq!(holder.heal(&found, &none).unwrap(), 0);
+    let healed = holder.heal_kept(&none).unwrap();
+    assert!(healed > 0);
+    let mended = sound();
+    assert!(mended.ok && mended.chunks == whole.chunks, "{healed} healed: {mended:?}");
+    assert_eq!(holder.heal_kept(&none).unwrap(), 0);
+}
+
+#[test]
 fn what_no_holder_has_any_more_comes_from_the_peer_that_published_it() {
     let mut config = quick();
     config.replication_factor = 1;

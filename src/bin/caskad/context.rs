@@ -132,6 +132,14 @@ impl Context {
         }
     }
 
+    /// As [`create`](Context::create), for what must not run on the default settings in place of those that cannot be read.
+    pub(crate) fn create_as_set(&self) -> Result<Store> {
+        match self.node() {
+            Some(node) => Ok(node.store().clone()),
+            None => Ok(self.options().sound_config(true).open(self.store_path()?)?),
+        }
+    }
+
     /// As [`create`](Context::create); where the store cannot be written to, it is opened to be read.
     pub(crate) fn create_or_read(&self) -> Result<Store> {
         match self.create() {

@@ -55,12 +55,21 @@ impl Look {
     }
 }
 
-/// A chunk to have here: what the manifest says of it, its home, and what it may be a difference to.
+/// A chunk to have here: its home, and what it may be a difference to.
 #[derive(Debug, Clone)]
 pub(super) struct Missing {
-    pub(super) chunk: ChunkRef,
+    pub(super) hash: Hash,
+    /// Its plain bytes, as the manifest says; `None` where no manifest is at hand.
+    pub(super) len: Option<u32>,
     pub(super) home: [u8; 4],
     pub(super) bases: Vec<Hash>,
+}
+
+impl Missing {
+    /// To be brought as it stands alone.
+    pub(super) fn alone(chunk: ChunkRef, home: [u8; 4]) -> Missing {
+        Missing { hash: chunk.hash, len: Some(chunk.len), home, bases: Vec::new() }
+    }
 }
 
 /// A version that was found in the network.
@@ -288,9 +297,7 @@ impl NodeInner {
         if let Some(bytes) = blocking(read.clone()).await? {
             return Ok(bytes);
         }
-        let missing =
-            chunks.iter().map(|chunk| Missing { chunk: *chunk, home: home_of(&chunk.hash), bases: Vec::new() });
-        let missing: Vec<Missing> = missing.collect();
+        let missing: Vec<Missing> = chunks.iter().map(|chunk| Missing::alone(*chunk, home_of(&chunk.hash))).collect();
         let store = self.store.clone();
         let intake = blocking(move || Ok(Arc::new(store.intake(terms)?))).await?;
         let brought = self.bring(missing, publisher, Arc::clone(&intake), monitor).await;
@@ -358,7 +365,7 @@ impl NodeInner {
                 what: VERSION,
                 out_of_reach: total.out_of_reach,
                 chunks: missing.len(),
-                first: first.chunk.hash.short(),
+                first: first.hash.short(),
             }),
         }
     }
@@ -388,7 +395,7 @@ impl NodeInner {
                 }
             }
             let bases = missing.bases.iter().copied().take(limits::GET_BASES).collect();
-            Wanted { hash: missing.chunk.hash, len: missing.chunk.len, bases, holders }
+            Wanted { hash: missing.hash, len: missing.len, bases, holders }
         });
         let list = list.collect();
         Ok((peers.peers, list))
@@ -400,13 +407,12 @@ impl NodeInner {
 pub(super) fn not_here(intake: &StoreIntake, wanted: Vec<Missing>) -> Result<Vec<Missing>> {
     let mut missing = Vec::new();
     let mut seen = HashSet::new();
-    for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.chunk.hash)) {
-        let ChunkRef { hash, len } = wanted.chunk;
-        match intake.held(&hash, wanted.home)? {
+    for wanted in wanted.into_iter().filter(|wanted| seen.insert(wanted.hash)) {
+        match intake.held(&wanted.hash, wanted.home)? {
             None => missing.push(wanted),
-            Some(found) if found == len => {}
+            Some(found) if wanted.len.is_none_or(|len| found == len) => {}
             Some(_) => {
-                let why = format!("a manifest gives chunk {} another length than it has", hash.short());
+                let why = format!("a manifest gives chunk {} another length than it has", wanted.hash.short());
                 return Err(Error::Network { what: PUBLISHED, why });
             }
         }
@@ -455,9 +461,7 @@ mod tests {
         let chunk = store.version(&wanted).unwrap().manifest().chunks[0];
         let terms = LeaseTerms { manifest: Hash::default(), owner: [1; 32], expires_unix_ms: 0 };
         let intake = store.intake(terms).unwrap();
-        let look = |len| {
-            not_here(&intake, vec![Missing { chunk: ChunkRef { len, ..chunk }, home: [0; 4], bases: Vec::new() }])
-        };
+        let look = |len| not_here(&intake, vec![Missing::alone(ChunkRef { len, ..chunk }, [0; 4])]);
         assert!(look(chunk.len).unwrap().is_empty());
         assert!(matches!(look(chunk.len + 1), Err(Error::Network { what: PUBLISHED, .. })));
         assert!(store.verify(&wanted, &Monitor::none()).unwrap().ok);

@@ -1,7 +1,7 @@
 //! Healing: chunks and manifests that were found damaged are fetched again from the peers that hold them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::net::fetch::Fetched;
 use crate::net::record::PUBLISHED;
 use crate::node::get::{GetOptions, Part};
 use crate::node::online::find::{Look, Missing, keep};
-use crate::node::online::node::Node;
+use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::pull::wanted_chunks;
 use crate::node::online::tasks::cancellable;
 use crate::node::report::{GetReport, VerifyReport};
@@ -54,17 +54,48 @@ impl Node {
             let places = version.manifest.chunks.iter().enumerate();
             let missing: Vec<Missing> = places
                 .filter(|(_, chunk)| damaged.contains(&chunk.hash))
-                .filter_map(|(index, chunk)| {
-                    Some(Missing { chunk: *chunk, home: version.manifest.home(index)?, bases: Vec::new() })
-                })
+                .filter_map(|(index, chunk)| Some(Missing::alone(*chunk, version.manifest.home(index)?)))
                 .collect();
-            match self.bring_again(version.entry.manifest, missing, monitor) {
+            match self.bring_again(self.own_terms(version.entry.manifest), missing, monitor) {
                 Ok(fetched) => healed += fetched.chunks,
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => monitor.warn(&format!("{wanted} is not whole again: {error}")),
             }
         }
         Ok(healed)
+    }
+
+    /// Fetches what is kept here for others, or was until it was found damaged. Says how many chunks came; the rest is told of in warnings.
+    pub fn heal_kept(&self, monitor: &Monitor) -> Result<u64> {
+        let mut healed = 0;
+        for (terms, lost) in self.lost_of_leases()? {
+            match self.bring_again(terms, lost, monitor) {
+                Ok(fetched) => healed += fetched.chunks,
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(error) => monitor.warn(&format!("what is kept here for others is not whole again: {error}")),
+            }
+        }
+        Ok(healed)
+    }
+
+    /// What is under leases here and not stored, each chunk once.
+    fn lost_of_leases(&self) -> Result<Vec<(LeaseTerms, Vec<Missing>)>> {
+        let (store, mut seen, mut lost) = (&self.inner.store, HashSet::new(), HashMap::new());
+        let mut looked = Ok(());
+        store.leases()?.live(NodeInner::now(), &mut |hash, home, terms| {
+            let is_here = store.inner.chunks.has_chain(hash);
+            if let Ok(false) = is_here
+                && seen.insert(*hash)
+            {
+                let missing = Missing { hash: *hash, len: None, home, bases: Vec::new() };
+                let lease = lost.entry((terms.manifest, terms.owner)).or_insert_with(|| (terms, Vec::new()));
+                lease.1.push(missing);
+            }
+            if let Err(error) = is_here {
+                looked = Err(error);
+            }
+        })?;
+        looked.map(|()| lost.into_values().collect())
     }
 
     /// Reads a part of a version, by what `restore` does, and once more where that finds damage here and peers have what is damaged.
@@ -117,17 +148,20 @@ impl Node {
         for (chunk, home) in chunks {
             monitor.check()?;
             if self.inner.store.read_document(&[chunk])?.is_none() {
-                damaged.push(Missing { chunk, home, bases: Vec::new() });
+                damaged.push(Missing::alone(chunk, home));
             }
             monitor.advance(chunk.len.into());
         }
         monitor.finish();
-        self.bring_again(version.entry.manifest, damaged, monitor).map(drop)
+        self.bring_again(self.own_terms(version.entry.manifest), damaged, monitor).map(drop)
     }
 
-    /// Fetches chunks of a version anew.
-    fn bring_again(&self, manifest: Hash, damaged: Vec<Missing>, monitor: &Monitor) -> Result<Fetched> {
-        let terms = LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms: self.inner.lease_end() };
+    fn own_terms(&self, manifest: Hash) -> LeaseTerms {
+        LeaseTerms { manifest, owner: self.inner.owner, expires_unix_ms: self.inner.lease_end() }
+    }
+
+    /// Fetches chunks anew, to be kept under a lease of `terms`.
+    fn bring_again(&self, terms: LeaseTerms, damaged: Vec<Missing>, monitor: &Monitor) -> Result<Fetched> {
         let intake = Arc::new(self.inner.store.intake(terms)?);
         self.block_on(async {
             let brought = cancellable(monitor, self.inner.bring(damaged, None, Arc::clone(&intake), monitor)).await;

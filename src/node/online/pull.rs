@@ -354,7 +354,7 @@ impl NodeInner {
                 let home = manifest.home(index)?;
                 let bases =
                     faced.get(index).copied().flatten().map(|base| base.hash).filter(|base| *base != chunk.hash);
-                Some(Missing { chunk, home, bases: bases.into_iter().collect() })
+                Some(Missing { bases: bases.into_iter().collect(), ..Missing::alone(chunk, home) })
             });
             let missing = not_here(&intake, wanted.collect())?;
             Ok((intake, missing))

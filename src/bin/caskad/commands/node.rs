@@ -119,7 +119,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
-        let store = context.create()?;
+        let store = context.create_as_set()?;
         let directory = store.path().map(std::path::Path::to_owned).unwrap_or_default();
         let config = self.config(store.config().network.clone());
         let node = RunningNode::start(store, NodeOptions::new(config))?;

@@ -42,7 +42,14 @@ impl Verify {
             let node = context.needed_node()?;
             // Twice: which chunks are damaged can be told only where the manifest is not.
             for _ in 0..2 {
-                if report.ok || node.heal(&report, context.monitor())? == 0 {
+                if report.ok {
+                    break;
+                }
+                let mut healed = node.heal(&report, context.monitor())?;
+                if self.all {
+                    healed += node.heal_kept(context.monitor())?;
+                }
+                if healed == 0 {
                     break;
                 }
                 report = self.verify(context)?;
