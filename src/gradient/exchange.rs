@@ -59,6 +59,25 @@ pub fn publish(
     node.put(&name, payload, &options, monitor)
 }
 
+/// Ends what is here of the rounds of `run` before `round`: this node's own contributions, of which peers are told, and what it has collected
+/// of others'. Those that are pinned stay. Says how many contributions they were.
+pub fn end_rounds_before(node: &Node, run: &str, round: u64) -> Result<u64> {
+    round_key(run, round)?;
+    let prefix = format!("gradient/{run}/");
+    let ended = node.store().remove_all(|key, _| round_of(key, &prefix).is_some_and(|its| its < round))?;
+    if ended > 0 {
+        node.wake();
+    }
+    Ok(ended)
+}
+
+/// The round that a key is of, where it begins as those of its run do.
+fn round_of(key: &Key, prefix: &str) -> Option<u64> {
+    let number = key.name().strip_prefix(prefix)?;
+    // No other spelling of it is a round's.
+    number.parse().ok().filter(|round: &u64| round.to_string() == number)
+}
+
 /// Fetches what `workers` have published of `round` of `run`, many at once, and waits for those who have not until `deadline` has passed.
 /// Those who have not published hold nobody up: they are asked in turn.
 pub fn collect(

@@ -57,6 +57,6 @@ mod window;
 pub use aggregate::{AggregateOptions, AggregateReport, aggregate, aggregate_file};
 pub use contribution::{BytesContribution, Contribution, FileContribution, VersionContribution};
 #[cfg(feature = "net")]
-pub use exchange::{Collected, Collection, collect, publish, round_key};
+pub use exchange::{Collected, Collection, collect, end_rounds_before, publish, round_key};
 pub use plan::{check, unfit};
 pub use rule::{NonFinite, Rule};

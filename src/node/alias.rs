@@ -19,7 +19,6 @@ impl Store {
     }
 
     /// The key pair that this store's node proves itself to peers with, made with the first call.
-    #[cfg(feature = "net")]
     pub(super) fn peer_identity(&self) -> Result<Identity> {
         self.own_key("peer.key")
     }

@@ -1,5 +1,6 @@
 //! Refs after a put: labels, pins, removal, expiry, and the garbage collection that follows.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
@@ -9,7 +10,7 @@ use crate::monitor::Monitor;
 use crate::node::list::labels_of;
 use crate::node::report::{GcReport, RefReport, Timestamp};
 use crate::node::store::Store;
-use crate::refs::{Entity, PinEntry, RefChange};
+use crate::refs::{Entity, PinEntry, RefChange, VersionEntry};
 use crate::store::{KeyRefs, LiveSet, Sweep, SweepReport};
 
 /// How garbage is collected.
@@ -72,15 +73,66 @@ impl Store {
     /// difference to: they stay until [`compact`](Store::compact) makes that one do without. A pinned version is refused,
     /// with [`Error::Pinned`].
     pub fn remove(&self, wanted: &VersionRef) -> Result<RefReport> {
-        let mut labels = Vec::new();
+        let (mut labels, mut manifest) = (Vec::new(), None);
         let report = self.change_version(wanted, |key, number, refs| {
             if refs.pins.contains_key(&number) {
                 return Err(Error::Pinned { name: format!("{key}@{number}") });
             }
             labels = labels_of(refs, number);
+            manifest = refs.versions.get(&number).map(|entry| entry.manifest);
             Ok(removals(key, refs, number))
         })?;
+        self.let_go(manifest.into_iter().collect());
         Ok(RefReport { labels, ..report })
+    }
+
+    /// Removes the versions that are to `go`, but for those that are pinned; says how many those were.
+    pub(crate) fn remove_all(&self, go: impl Fn(&Key, &VersionEntry) -> bool) -> Result<u64> {
+        if self.unpinned(&go)?.is_empty() {
+            return Ok(0);
+        }
+        let mut gone = Vec::new();
+        self.inner.chunks.commit_refs(|| {
+            // Again, now that nobody else can pin one of them.
+            gone = self.unpinned(&go)?;
+            let mut changes = Vec::new();
+            for (key, number, _) in &gone {
+                changes.extend(removals(key, &self.inner.chunks.refs(key)?, *number));
+            }
+            Ok(changes)
+        })?;
+        let count = gone.len() as u64;
+        self.let_go(gone.into_iter().map(|(_, _, manifest)| manifest).collect());
+        Ok(count)
+    }
+
+    /// The versions that are to `go` and are not pinned, with their manifests.
+    fn unpinned(&self, go: impl Fn(&Key, &VersionEntry) -> bool) -> Result<Vec<(Key, u64, Hash)>> {
+        let mut found = Vec::new();
+        for (key, refs) in self.inner.chunks.all_refs("")? {
+            let going =
+                refs.versions.iter().filter(|(number, entry)| go(&key, entry) && !refs.pins.contains_key(number));
+            found.extend(going.map(|(number, entry)| (key.clone(), *number, entry.manifest)));
+        }
+        Ok(found)
+    }
+
+    /// Ends the leases of this store's node on those of `manifests` that no version has any more: they kept for it what it has removed.
+    fn let_go(&self, manifests: HashSet<Hash>) {
+        let end = |mut manifests: HashSet<Hash>| {
+            let Some(leases) = self.existing_leases()? else { return Ok(()) };
+            let versions = self.inner.chunks.all_refs("")?;
+            versions.values().flat_map(|refs| refs.versions.values()).for_each(|entry| {
+                manifests.remove(&entry.manifest);
+            });
+            let owner = self.peer_identity()?.scope();
+            leases.release(owner.as_bytes(), |manifest| manifests.contains(manifest)).map(drop)
+        };
+        if let Err(error) = end(manifests) {
+            // They are removed all the same.
+            let error: Error = error;
+            tracing::warn!("the bytes of what was removed are kept until their leases end: {error}");
+        }
     }
 
     /// Commits what `changes` makes of the key (under the name that refs have), the number of the version `wanted` and the refs of its key,
@@ -111,25 +163,14 @@ impl Store {
         if options.expired_only && !options.dry_run {
             self.end_leases()?;
         }
-        let mut expired = self.expired_versions()?;
-        if !options.dry_run && !expired.is_empty() {
-            self.inner.chunks.commit_refs(|| {
-                // Again, now that nobody else can pin one of them.
-                expired = self.expired_versions()?;
-                let mut changes = Vec::new();
-                for (key, number) in &expired {
-                    changes.extend(removals(key, &self.inner.chunks.refs(key)?, *number));
-                }
-                Ok(changes)
-            })?;
-        }
-        let expired_versions = expired.len() as u64;
+        let ended = |_: &Key, entry: &VersionEntry| entry.expires_unix_ms.is_some_and(|at| at <= Timestamp::now().0);
+        let expired = if options.dry_run { self.unpinned(ended)? } else { Vec::new() };
+        let expired_versions = if options.dry_run { expired.len() as u64 } else { self.remove_all(ended)? };
         let sweep = match options.expired_only {
             true => Default::default(),
             false => {
                 // Else they are gone, and one that has come back meanwhile stays.
-                let goes = if options.dry_run { expired } else { Vec::new() };
-                let stays = |key: &Key, number| !goes.iter().any(|(gone, n)| gone == key && *n == number);
+                let stays = |key: &Key, number| !expired.iter().any(|(gone, n, _)| gone == key && *n == number);
                 let sweep = if options.dry_run { Sweep::DryRun } else { Sweep::Usual };
                 self.collect(sweep, &stays, monitor)?
             }
@@ -144,18 +185,6 @@ impl Store {
             kept_bytes,
             seconds: started.elapsed().as_secs_f64(),
         })
-    }
-
-    fn expired_versions(&self) -> Result<Vec<(Key, u64)>> {
-        let now = Timestamp::now().0;
-        let mut expired = Vec::new();
-        for (key, refs) in self.inner.chunks.all_refs("")? {
-            let ended = |entry: &crate::refs::VersionEntry| entry.expires_unix_ms.is_some_and(|at| at <= now);
-            let numbers =
-                refs.versions.iter().filter(|(number, entry)| ended(entry) && !refs.pins.contains_key(number));
-            expired.extend(numbers.map(|(number, _)| (key.clone(), *number)));
-        }
-        Ok(expired)
     }
 
     /// When the next of the versions that are not pinned ends, in milliseconds since 1970.

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caskad::chunk::ChunkRef;
 use caskad::gradient::{
-    AggregateOptions, BytesContribution, Contribution, Rule, VersionContribution, aggregate, collect, publish, unfit,
+    AggregateOptions, BytesContribution, Contribution, Rule, VersionContribution, aggregate, collect,
+    end_rounds_before, publish, unfit,
 };
 use caskad::manifest::{Content, Contents, FileEntry, FileKind, Manifest, RegularFile};
 use caskad::net::catalogue::{Catalogue, CataloguedVersion};
 use caskad::net::record::{Body, CataloguePlace, Record};
 use caskad::refs::{Meta, VersionEntry};
-use caskad::{Error, Hash, Identity, Monitor, Payload};
+use caskad::{Error, GcOptions, Hash, Identity, Monitor, Node, Payload, PutOptions};
 
 use crate::liar::Mute;
 use crate::nodes::{Swarm, Warnings, eventually, quick, random};
@@ -59,6 +60,51 @@ fn every_worker_collects_the_round_and_knows_who_is_missing() {
     let round = collect(&swarm.nodes[0], "run", 7, &workers, Duration::from_secs(30), &none).unwrap();
     assert_eq!((round.contributions.len(), round.missing.len()), (4, 0));
     publishing.join().unwrap();
+}
+
+#[test]
+fn rounds_that_end_free_the_disks_of_all_who_kept_them() {
+    let mut config = quick();
+    // Long before any lease ends.
+    (config.ttl, config.refresh_interval) = (Duration::from_secs(24 * 3600), Duration::from_secs(3600));
+    let swarm = Swarm::start(3, config);
+    let (publisher, collector, none) = (&swarm.nodes[0], &swarm.nodes[1], Monitor::none());
+    let worker = publisher.scope();
+    let pinned = format!("@{worker}/gradient/run/2@1").parse().unwrap();
+    for round in 1..=4 {
+        let payload = Payload::reader("grads.safetensors", std::io::Cursor::new(contribution(round as f32)));
+        publish(publisher, "run", round, payload, Duration::from_secs(3600), &none).unwrap();
+        collect(collector, "run", round, &[worker], Duration::from_secs(30), &none).unwrap();
+    }
+    collector.store().pin(&pinned).unwrap();
+    publisher
+        .store()
+        .put(&"gradient/run/02".parse().unwrap(), Payload::bytes("a", b"no round's"), &PutOptions::default(), &none)
+        .unwrap();
+    let ended: Vec<Hash> = (1..=3)
+        .map(|round| {
+            publisher.store().version(&format!("gradient/run/{round}").parse().unwrap()).unwrap().manifest_hash()
+        })
+        .collect();
+    assert_eq!(end_rounds_before(publisher, "run", 4).unwrap(), 3);
+    assert_eq!(end_rounds_before(collector, "run", 4).unwrap(), 2);
+    assert_eq!(end_rounds_before(publisher, "run", 4).unwrap(), 0);
+    let names: Vec<String> = publisher.store().keys("").unwrap().iter().map(|key| key.key.to_string()).collect();
+    assert_eq!(names, ["gradient/run/02", "gradient/run/4"]);
+    let leased = |node: &Node, manifest: &Hash| {
+        node.store().leases().unwrap().all().iter().any(|lease| lease.terms.manifest == *manifest)
+    };
+    for node in &swarm.nodes {
+        eventually("rounds 1 and 3 are let go", || !leased(node, &ended[0]) && !leased(node, &ended[2]));
+    }
+    // What is pinned is kept, by all for whoever has pinned it.
+    eventually("round 2 is kept", || leased(collector, &ended[1]) && leased(&swarm.nodes[2], &ended[1]));
+    for node in &swarm.nodes {
+        let swept = node.store().gc(GcOptions::default(), &none).unwrap();
+        assert!(swept.removed_chunks >= 2, "{swept:?}");
+    }
+    assert!(collector.store().verify(&pinned, &none).unwrap().ok);
+    assert!(collector.store().verify_all(&none).unwrap().ok);
 }
 
 #[test]

@@ -79,13 +79,21 @@ pub(super) struct StoreKeeper {
     accounts: Arc<Accounts>,
     /// Which groups belong here.
     resolver: Arc<Resolver>,
+    /// Whether peers have ended leases.
+    ended: Arc<AtomicBool>,
 }
 
 impl StoreKeeper {
-    pub(super) fn new(store: Store, config: &NetConfig, resolver: Arc<Resolver>) -> StoreKeeper {
+    /// `ended` is set when a peer ends a lease of its own.
+    pub(super) fn new(
+        store: Store,
+        config: &NetConfig,
+        resolver: Arc<Resolver>,
+        ended: Arc<AtomicBool>,
+    ) -> StoreKeeper {
         let (peer_bytes, peer_chunks) = (config.peer_bytes, config.peer_chunks);
         let accounts = Arc::new(Accounts { lasts: config.ttl, peers: Mutex::default() });
-        StoreKeeper { store, peer_bytes, peer_chunks, accounts, resolver }
+        StoreKeeper { store, peer_bytes, peer_chunks, accounts, resolver, ended }
     }
 
     fn now() -> u64 {
@@ -155,7 +163,9 @@ impl Keeper for StoreKeeper {
     }
 
     fn release(&self, manifest: &Hash, owner: &[u8; 32]) -> Result<()> {
-        self.store.leases()?.release(manifest, owner).map(drop)
+        let ended = self.store.leases()?.release(owner, |leased| leased == manifest)?;
+        self.ended.fetch_or(ended > 0, Ordering::Relaxed);
+        Ok(())
     }
 
     fn group(&self, group: u16, behind: &Hash) -> Result<(Hash, Vec<Hash>)> {

@@ -1,7 +1,7 @@
 //! [`Node`]: a running store in the network.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -146,6 +146,10 @@ pub(super) struct NodeInner {
     pub(super) publishing: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// When each version was last known to be where it belongs, by manifest.
     pub(super) placed: Mutex<HashMap<Hash, PlacedAt>>,
+    /// Which peers keep chunks of a version, by manifest, under the lease of this node, as far as it was placed since the start.
+    pub(super) kept_by: Mutex<HashMap<Hash, BTreeSet<PeerId>>>,
+    /// Peers have ended leases since garbage was last collected for that.
+    pub(super) ended: Arc<AtomicBool>,
     /// Keys that are not in the network as they are here, as far as the last look and what came since tell; with the last failure to publish
     /// them.
     pub(super) unpublished: Mutex<BTreeMap<String, Option<String>>>,
@@ -341,9 +345,9 @@ async fn start(
     let budget = || Budget::new(config.buffer_bytes / 3);
     let links = Links::new(handle.clone(), exchange.clone(), budget(), Arc::clone(&upload), Arc::clone(&download));
     let resolver = Arc::new(Resolver::new(handle.clone(), &config.network_id));
-    let served = Arc::<Served>::default();
+    let (served, ended) = (Arc::<Served>::default(), Arc::<AtomicBool>::default());
     let server = Arc::new(Server {
-        keeper: Arc::new(StoreKeeper::new(store.clone(), &config, Arc::clone(&resolver))),
+        keeper: Arc::new(StoreKeeper::new(store.clone(), &config, Arc::clone(&resolver), Arc::clone(&ended))),
         incoming: budget(),
         outgoing: budget(),
         upload,
@@ -367,6 +371,8 @@ async fn start(
         started: Instant::now(),
         publishing: Mutex::default(),
         placed: Mutex::default(),
+        kept_by: Mutex::default(),
+        ended,
         unpublished: Mutex::default(),
         alone: Mutex::default(),
         compared: Mutex::default(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt as _;
+use libp2p::PeerId;
 
 use crate::chunk::{ChunkSource, Intake as _, LeaseTerms};
 use crate::error::Result;
@@ -36,6 +37,8 @@ pub(crate) struct Placed {
     pub(crate) peers: usize,
     /// Encoded bytes of the chunks that were sent.
     pub(crate) sent_bytes: u64,
+    /// The other peers that keep chunks now.
+    pub(crate) keepers: BTreeSet<PeerId>,
 }
 
 impl NodeInner {
@@ -101,8 +104,12 @@ impl NodeInner {
                 };
                 let Some((peer, pushed)) = next else { break };
                 here |= peer.peer == self.handle.own();
+                let id = peer.peer;
                 let pushed = self.judge(peer, pushed?, errand.monitor);
                 placed.sent_bytes += pushed.sent_bytes;
+                if !pushed.kept.is_empty() && id != self.handle.own() {
+                    placed.keepers.insert(id);
+                }
                 for hash in pushed.kept {
                     if let Some(keepers) = keepers.get_mut(&hash) {
                         *keepers += 1;

@@ -283,6 +283,7 @@ impl NodeInner {
     async fn place_version(&self, version: Unplaced, errand: Errand<'_>) -> Result<(u64, Placed)> {
         let Unplaced { document, terms, number, expires_unix_ms } = version;
         let placed = self.place(&document.chunks, terms, &document.intake, errand).await?;
+        lock(&self.kept_by).entry(terms.manifest).or_default().extend(&placed.keepers);
         if placed.short == 0 {
             let at = PlacedAt { at: Instant::now(), expires_unix_ms, complete: placed.incomplete == 0 };
             lock(&self.placed).insert(terms.manifest, at);
@@ -349,6 +350,7 @@ impl Placed {
         self.fewest = self.fewest.min(other.fewest);
         self.peers = self.peers.max(other.peers);
         self.sent_bytes += other.sent_bytes;
+        self.keepers.extend(other.keepers);
     }
 }
 

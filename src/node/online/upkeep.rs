@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
@@ -184,6 +185,7 @@ impl State {
             }
         });
         note("publishing", published.flatten());
+        self.ended |= node.ended.swap(false, Ordering::Relaxed);
         if self.ended && self.collected.is_none_or(|at| at.elapsed() >= node.config.refresh_interval) {
             node.collect_garbage().await;
             (self.ended, self.collected) = (false, Some(Instant::now()));
@@ -264,6 +266,7 @@ impl NodeInner {
             return Ok(Pending::Waits);
         }
         if all.is_empty() && removed.is_empty() {
+            self.release_removed(&all).await;
             return Ok(Pending::Tried(None));
         }
         let none = Monitor::none();
@@ -289,6 +292,8 @@ impl NodeInner {
                 first.get_or_insert(error);
             }
         }
+        // Now that nobody is told of them any more.
+        self.release_removed(&all).await;
         listed?;
         Ok(Pending::Tried(first))
     }

@@ -1,18 +1,30 @@
 //! Taking back what the network still says of a key whose last version was removed here: a record without this machine's versions, and in
 //! the end without any, takes the place of the one that names them. Otherwise that would hold until its time is up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use libp2p::PeerId;
 
 use crate::error::Result;
+use crate::hash::Hash;
 use crate::key::Key;
 use crate::net::catalogue::Catalogue;
+use crate::net::handle::PeerAddresses;
+use crate::net::link::unusable;
 use crate::net::record::{Record, SignedRecord};
+use crate::net::wire::Frame;
 use crate::node::online::node::NodeInner;
 use crate::node::online::place::Placed;
-use crate::node::online::publish::{Errand, fingerprint};
+use crate::node::online::publish::{Errand, fingerprint, lock};
 use crate::node::online::record::Named;
 use crate::node::online::tasks::blocking;
 use crate::store::KeyRefs;
+
+/// Peers that are told at the same time, and how long those that are slow to hear it are waited for.
+const TOLD_AT_ONCE: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl NodeInner {
     /// The keys of this scope that were published and of which nothing is left but what the network says; `here` are those that have
@@ -40,5 +52,34 @@ impl NodeInner {
         }
         self.note_published(key.as_str(), fingerprint(&KeyRefs::default()), true)?;
         Ok(placed)
+    }
+
+    /// Tells those who keep versions for this node that are none of `all` any more that they need not. Who does not hear it keeps them until
+    /// the lease ends.
+    pub(super) async fn release_removed(&self, all: &BTreeMap<Key, KeyRefs>) {
+        let here: HashSet<Hash> =
+            all.values().flat_map(|refs| refs.versions.values()).map(|entry| entry.manifest).collect();
+        let mut telling = Vec::new();
+        lock(&self.kept_by).retain(|manifest, peers| {
+            let stays = here.contains(manifest);
+            if !stays {
+                telling.extend(peers.iter().map(|peer| self.release_on(*peer, *manifest)));
+            }
+            stays
+        });
+        let telling = futures::stream::iter(telling).buffer_unordered(TOLD_AT_ONCE).collect::<()>();
+        let _ = tokio::time::timeout(PATIENCE, telling).await;
+    }
+
+    async fn release_on(&self, peer: PeerId, manifest: Hash) {
+        let owner = self.owner;
+        let told = async {
+            let link = self.links.to(&PeerAddresses { peer, addresses: Vec::new() }).await?;
+            let answer = link.ask(|request| Frame::Release(request, manifest, owner)).await;
+            answer.map_err(|error| unusable(&peer, &error.to_string()))
+        };
+        if let Err(error) = told.await {
+            tracing::debug!("{peer} keeps what was removed until the lease ends: {error}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::folding::{Absent, Folding, Unfit};
+use super::keep::Keep;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
 
@@ -33,6 +34,8 @@ pub(super) struct Collect {
     /// How long to wait for them
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
     deadline: Duration,
+    #[command(flatten)]
+    keep: Keep,
     #[command(flatten)]
     folding: Folding,
 }
@@ -62,6 +65,7 @@ impl Collect {
         }
         let contributions: Vec<&dyn Contribution> = found.iter().map(|(_, found)| found as &dyn Contribution).collect();
         folding.fold(&contributions, Some(absent), context)?;
+        self.keep.end_others(node, &self.run, self.round)?;
         Ok(Exit::Done)
     }
 

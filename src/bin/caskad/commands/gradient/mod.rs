@@ -3,6 +3,7 @@
 mod aggregate;
 mod collect;
 mod folding;
+mod keep;
 mod publish;
 
 use clap::{Args, Subcommand};

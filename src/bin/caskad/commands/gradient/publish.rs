@@ -7,6 +7,7 @@ use caskad::Payload;
 use caskad::gradient::{FileContribution, check, publish};
 use clap::Args;
 
+use super::keep::Keep;
 use crate::commands::parse_time_to_live;
 use crate::context::Context;
 use crate::failure::{Exit, Result};
@@ -16,7 +17,8 @@ use crate::output::{rate, size};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  caskad gradient publish grads.safetensors --run llama-3 --round 17")]
+  caskad gradient publish grads.safetensors --run llama-3 --round 17
+  caskad gradient publish grads.safetensors --run llama-3 --round 18 --keep 2")]
 pub(super) struct Publish {
     /// The contribution, a safetensors file
     #[arg(value_name = "FILE")]
@@ -30,6 +32,8 @@ pub(super) struct Publish {
     /// How long peers keep it
     #[arg(long, value_name = "TIME", value_parser = parse_time_to_live, default_value = "1h")]
     ttl: Duration,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 impl Publish {
@@ -39,6 +43,7 @@ impl Publish {
         check(&FileContribution::open(&file)?)?;
         let payload = Payload::path(file);
         let report = publish(node, &self.run, self.round, payload, self.ttl, context.monitor())?;
+        self.keep.end_others(node, &self.run, self.round)?;
         context.confirm(&report, |report| {
             let took = rate(report.bytes, report.seconds);
             format!("published {} for round {} of {} ({took})\n", size(report.bytes), self.round, self.run)
