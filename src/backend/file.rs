@@ -13,6 +13,10 @@ use crate::backend::{ObjectInfo, ObjectReader, ObjectWriter, Room, StorageBacken
 /// A file that takes so much more room than it has bytes was not closed: its writer had reserved some.
 const SPARE_BYTES: u64 = 1 << 20;
 
+/// What is reserved is at most one part in so many of what is free: the rest is for others, and for what else a store writes.
+#[cfg(target_os = "linux")]
+const PLENTY: u64 = 8;
+
 /// Local files: the default backend.
 #[derive(Debug, Clone)]
 pub struct FileBackend {
@@ -118,11 +122,15 @@ impl FileWriter {
         FileWriter { file, reserved: AtomicBool::new(false) }
     }
 
-    /// Has the file system find room for `len` bytes from `offset` on. The file becomes no longer. Where that is not supported, or there
-    /// is none, the writes themselves find out.
+    /// Has the file system find room for `len` bytes from `offset` on, where there is plenty. The file becomes no longer. Where that is not
+    /// supported, the writes themselves find out.
     #[cfg(target_os = "linux")]
     fn reserve(&self, offset: u64, len: u64) {
-        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+        let free = fstatvfs(&self.file).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        if free / PLENTY < len {
+            return;
+        }
         self.reserved.store(true, Ordering::Relaxed);
         let _ = fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len);
     }

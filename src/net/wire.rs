@@ -2,7 +2,7 @@
 //!
 //! A frame is its length (4 bytes, of what follows), its kind (1 byte) and its fields. Numbers are little-endian, hashes and keys 32
 //! bytes. Both sides send [`Hello`](Frame::Hello) first. Then the side that opened the stream asks and the other answers, each answer
-//! with the number of its request, in any order.
+//! with the number of its request, in the order of the requests.
 //!
 //! Invariant: [`Frame::decode`] takes only what [`Frame::encode`] writes, and allocates no more than the frame is long.
 

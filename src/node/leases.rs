@@ -42,6 +42,17 @@ impl Lease {
     }
 }
 
+/// What the leases of one owner come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// How many they are.
+    pub leases: u64,
+    /// Chunks under them.
+    pub chunks: u64,
+    /// Their bytes as they are stored.
+    pub bytes: u64,
+}
+
 /// A chunk to be put under a lease.
 #[derive(Debug, Clone, Copy)]
 pub struct LeasedChunk {
@@ -328,9 +339,8 @@ impl Leases {
         })
     }
 
-    /// The leases of a chunk with this home that have not ended.
-    pub fn of_chunk(&self, hash: &Hash, home: [u8; 4], now_unix_ms: u64) -> Result<Vec<LeaseTerms>> {
-        let live = self.live_numbers(now_unix_ms);
+    /// The leases of a chunk with this home, of those that are [`live`](Leases::live_numbers).
+    pub fn of_chunk(&self, hash: &Hash, home: [u8; 4], live: &HashMap<u32, LeaseTerms>) -> Result<Vec<LeaseTerms>> {
         let group = Group::of(home).number();
         guarded(&self.path, || {
             let mut found = Vec::new();
@@ -343,17 +353,22 @@ impl Leases {
         })
     }
 
-    fn live_numbers(&self, now_unix_ms: u64) -> HashMap<u32, LeaseTerms> {
+    /// The leases that have not ended, by the numbers that `held` knows them by.
+    pub(crate) fn live_numbers(&self, now_unix_ms: u64) -> HashMap<u32, LeaseTerms> {
         let known = self.known();
         let live = known.values().filter(|lease| lease.terms.expires_unix_ms > now_unix_ms);
         live.map(|lease| (lease.number, lease.terms)).collect()
     }
 
-    /// Chunks and bytes under the leases of `owner`.
-    pub fn owned(&self, owner: &[u8; 32]) -> (u64, u64) {
+    /// What the leases of `owner` come to.
+    pub fn owned(&self, owner: &[u8; 32]) -> Owned {
         let known = self.known();
         let owned = known.values().filter(|lease| lease.terms.owner == *owner);
-        owned.fold((0, 0), |(chunks, bytes), lease| (chunks + lease.chunks, bytes + lease.bytes))
+        owned.fold(Owned::default(), |Owned { leases, chunks, bytes }, lease| Owned {
+            leases: leases + 1,
+            chunks: chunks + lease.chunks,
+            bytes: bytes + lease.bytes,
+        })
     }
 }
 
@@ -477,10 +492,10 @@ mod tests {
                     let in_group = leases.group(u16::from(n) << 4 | u16::from(n), now).unwrap();
                     prop_assert_eq!(in_group.contains_key(&chunk(n).hash), expected.contains(&chunk(n).hash));
                     let holding = model.values().filter(|lease| lease.0 > now && lease.1.contains_key(&n)).count();
-                    prop_assert_eq!(leases.of_chunk(&chunk(n).hash, chunk(n).home, now).unwrap().len(), holding);
+                    prop_assert_eq!(leases.of_chunk(&chunk(n).hash, chunk(n).home, &leases.live_numbers(now)).unwrap().len(), holding);
                 }
                 let owned: u64 = model.iter().filter(|((_, o), _)| *o == owner).map(|(_, lease)| lease.1.len() as u64).sum();
-                prop_assert_eq!(leases.owned(&[owner; 32]).0, owned);
+                prop_assert_eq!(leases.owned(&[owner; 32]).chunks, owned);
             }
         }
     }

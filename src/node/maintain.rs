@@ -183,6 +183,7 @@ impl Store {
             removed_chunks: sweep.removed_chunks,
             reclaimed_bytes: sweep.reclaimed_bytes,
             kept_bytes,
+            left_packs: sweep.left_packs,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

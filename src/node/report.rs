@@ -354,6 +354,8 @@ pub struct GcReport {
     pub reclaimed_bytes: u64,
     /// Bytes of the packs afterwards.
     pub kept_bytes: u64,
+    /// Packs with something to reclaim that were left as they are, since there was too little room to copy what of them is needed.
+    pub left_packs: u64,
     /// Wall time.
     pub seconds: f64,
 }

@@ -67,6 +67,8 @@ pub struct SweepReport {
     pub reclaimed_bytes: u64,
     /// Bytes of all packs afterwards.
     pub kept_bytes: u64,
+    /// Packs that are mostly dead, and were left as they are since there was too little room to copy the rest of them.
+    pub left_packs: u64,
 }
 
 /// Live and dead bytes of one pack.
@@ -167,19 +169,19 @@ impl ChunkStore {
             self.checkpoint_with(IndexChange { removed: batch.to_vec(), ..IndexChange::default() })?;
         }
         monitor.begin("gc", victims.iter().map(|(_, usage)| usage.len).sum());
-        let mut left = 0_usize;
         for (pack, usage) in victims {
             monitor.check()?;
             match self.has_room_to_copy(usage) {
                 true => self.repack(pack, &live, monitor)?,
-                false => left += 1,
+                false => report.left_packs += 1,
             }
             monitor.advance(usage.len);
         }
         monitor.finish();
-        if left > 0 {
+        if report.left_packs > 0 {
             monitor.warn(&format!(
-                "{left} packs are left as they are: there is too little room to copy what of them is needed; free some and collect again"
+                "{} packs are left as they are: there is too little room to copy what of them is needed; free some and collect again",
+                report.left_packs
             ));
         }
         report.kept_bytes = list_packs(&*self.inner.backend)?.iter().map(|&(_, len)| len).sum();

@@ -142,6 +142,7 @@ impl Replacer<'_> {
             depth = below.len() as u8;
             self.store.allow_deltas()?;
         }
+        self.store.inner.room.take(&*self.store.inner.backend, chunk.payload.len() as u64)?;
         let (_, full) = self.store.append_record(&chunk.record(depth))?;
         if let Some(base) = &before.base {
             dependents.remove(base, &chunk.hash);

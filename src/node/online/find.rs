@@ -340,8 +340,10 @@ impl NodeInner {
                 break;
             }
             if attempt > 0 {
-                // Nobody of those who should have them gave them: who should may have changed.
+                // Nobody of those who should have them gave them: who should may have changed; or what came was a difference to a base that
+                // cannot be read here.
                 self.resolver.clear();
+                missing.iter_mut().for_each(|missing| missing.bases.clear());
             }
             let (peers, list) = self.holders_of(&missing, publisher).await?;
             let fetched =

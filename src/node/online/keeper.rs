@@ -22,7 +22,7 @@ use crate::node::store::Store;
 /// Accounts that are kept before those that have ended are looked for.
 const ACCOUNTS: usize = 4096;
 
-/// What a lease that is begun for somebody else costs besides its chunks: an entry in memory, for as long as it lasts.
+/// What a lease costs besides its chunks: an entry in memory, for as long as it lasts.
 const LEASE_CHUNKS: u64 = 64;
 
 /// Chunks and their bytes.
@@ -47,6 +47,8 @@ struct Account {
     for_others: Amount,
     /// Stored, and not committed: garbage, unless it is yet to be.
     loose: Amount,
+    /// All that it was ever charged.
+    charged: Amount,
 }
 
 /// The accounts of peers. One begins anew when what was in it has ended, unless it was renewed.
@@ -62,7 +64,12 @@ impl Accounts {
         if peers.len() >= ACCOUNTS && !peers.contains_key(peer) {
             peers.retain(|_, account| account.since.elapsed() < self.lasts);
         }
-        let new = || Account { since: Instant::now(), for_others: Amount::default(), loose: Amount::default() };
+        let new = || Account {
+            since: Instant::now(),
+            for_others: Amount::default(),
+            loose: Amount::default(),
+            charged: Amount::default(),
+        };
         let account = peers.entry(*peer).or_insert_with(new);
         if account.since.elapsed() >= self.lasts {
             *account = new();
@@ -136,17 +143,19 @@ impl ChunkSource for StoreKeeper {
 impl Keeper for StoreKeeper {
     fn open(&self, from: &PeerId, terms: LeaseTerms) -> Result<Box<dyn Intake>> {
         let owned = self.store.leases()?.owned(&terms.owner);
+        let owned = Amount { chunks: owned.chunks + owned.leases * LEASE_CHUNKS, bytes: owned.bytes };
         let own = peer_key(from) == Some(terms.owner);
         let intake = self.store.intake(bounded(terms))?;
-        let kept = self.accounts.with(from, |account| {
+        let (kept, charged) = self.accounts.with(from, |account| {
             let others = if own { Amount::default() } else { account.for_others };
-            let mut kept = Amount { chunks: owned.0.max(others.chunks), bytes: owned.1.max(others.bytes) };
+            let mut kept = Amount { chunks: owned.chunks.max(others.chunks), bytes: owned.bytes.max(others.bytes) };
             kept.add(account.loose.chunks, account.loose.bytes);
-            kept
+            (kept, account.charged)
         });
         Ok(Box::new(QuotaIntake {
             intake,
-            kept: Mutex::new(kept),
+            kept,
+            charged,
             most: Amount { chunks: self.peer_chunks, bytes: self.peer_bytes },
             from: *from,
             own,
@@ -182,8 +191,10 @@ impl Keeper for StoreKeeper {
 /// An intake that ends where a quota does.
 struct QuotaIntake {
     intake: StoreIntake,
-    /// What is kept for whoever the lease is of, or for the peer.
-    kept: Mutex<Amount>,
+    /// What was kept for whoever the lease is of, or for the peer, when it was opened.
+    kept: Amount,
+    /// What the peer had been charged by then. All that it is charged since counts, by whichever of its intakes.
+    charged: Amount,
     most: Amount,
     from: PeerId,
     /// The lease is in the peer's own name.
@@ -199,10 +210,12 @@ struct QuotaIntake {
 impl QuotaIntake {
     /// Refuses what there is no room for.
     fn admit(&self, bytes: u64) -> Result<()> {
-        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let charged = self.accounts.with(&self.from, |account| account.charged);
+        let chunks = self.kept.chunks + charged.chunks.saturating_sub(self.charged.chunks);
+        let kept_bytes = self.kept.bytes + charged.bytes.saturating_sub(self.charged.bytes);
         for (what, found, limit) in [
-            ("the number of chunks kept for one peer", kept.chunks + 1, self.most.chunks),
-            ("the bytes kept for one peer", kept.bytes + bytes, self.most.bytes),
+            ("the number of chunks kept for one peer", chunks + 1, self.most.chunks),
+            ("the bytes kept for one peer", kept_bytes + bytes, self.most.bytes),
         ] {
             if found > limit {
                 return Err(Error::Limit { what, found, limit });
@@ -213,13 +226,13 @@ impl QuotaIntake {
 
     /// Charges a chunk, of which so many `bytes` are new here.
     fn charge(&self, bytes: u64) {
-        let lease = if self.own || self.begun.swap(true, Ordering::Relaxed) { 0 } else { LEASE_CHUNKS };
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).add(1 + lease, bytes);
+        let lease = if self.begun.swap(true, Ordering::Relaxed) { 0 } else { LEASE_CHUNKS };
         let is_new = bytes > 0;
         if is_new {
             self.loose.lock().unwrap_or_else(PoisonError::into_inner).add(1, bytes);
         }
         self.accounts.with(&self.from, |account| {
+            account.charged.add(1 + lease, bytes);
             if !self.own {
                 account.for_others.add(1 + lease, bytes);
             }

@@ -8,6 +8,7 @@
 //! - `keeper` answers peers, `upkeep` renews, republishes and repairs, `overview` tells how the node is.
 
 mod body;
+mod compare;
 mod find;
 mod heal;
 mod keeper;

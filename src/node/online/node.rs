@@ -188,6 +188,7 @@ impl Node {
         let started = runtime.block_on(async { start(store, config, identity, key, tables, options.transport).await });
         let inner = started.inspect_err(|_| tracing::debug!("the node did not start"))?;
         runtime.spawn(super::upkeep::run(Arc::downgrade(&inner)));
+        runtime.spawn(super::compare::run(Arc::downgrade(&inner)));
         Ok(Node { inner, runtime: Arc::new(NodeRuntime(Some(runtime))) })
     }
 

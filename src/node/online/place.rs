@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 
 use crate::chunk::{ChunkSource, Intake as _, LeaseTerms};
@@ -19,8 +20,15 @@ use crate::node::online::node::NodeInner;
 use crate::node::online::publish::Errand;
 use crate::node::online::tasks::blocking;
 
-/// Peers that are put to at the same time.
+/// Peers that are put to at the same time: at first, and most where those are slow.
 const PEERS_AT_ONCE: usize = 8;
+const MOST_AT_ONCE: usize = 32;
+
+/// How long nobody may be done, while others wait for their turn, before some of them have it as well.
+const TURN: Duration = Duration::from_secs(10);
+
+/// Who takes so many times as long as the faster half, and as much longer as a turn, is late.
+const FAR_BEHIND: u32 = 4;
 
 /// What a placement came to.
 #[derive(Debug, Default, Clone)]
@@ -41,10 +49,56 @@ pub(crate) struct Placed {
     pub(crate) keepers: BTreeSet<PeerId>,
 }
 
+/// The pushes to some peers, some at a time, and how long they take.
+struct Race {
+    started: Instant,
+    /// How many have begun and not ended, at most.
+    slots: usize,
+    peers: usize,
+    ended: usize,
+    /// When one has ended last, or some more have begun.
+    last: Instant,
+    /// When half of them had ended.
+    half: Option<Instant>,
+    /// Somebody is there to take the place of those who are late.
+    has_others: bool,
+}
+
+impl Race {
+    fn new(peers: usize, has_others: bool) -> Race {
+        let now = Instant::now();
+        Race { started: now, slots: PEERS_AT_ONCE, peers, ended: 0, last: now, half: None, has_others }
+    }
+
+    /// Notes that one has ended.
+    fn note(&mut self) {
+        self.last = Instant::now();
+        self.ended += 1;
+        if self.half.is_none() && 2 * self.ended > self.peers {
+            self.half = Some(self.last);
+        }
+    }
+
+    /// Until when those that have begun are left alone, where some wait for their turn or are to be found in their place.
+    fn patience(&self, some_wait: bool) -> Option<Instant> {
+        if some_wait {
+            return (self.slots < MOST_AT_ONCE).then(|| self.last + TURN);
+        }
+        let half = self.half.filter(|_| self.has_others)?;
+        Some(self.started + (half - self.started) * FAR_BEHIND + TURN)
+    }
+
+    /// Lets more of them begin.
+    fn widen(&mut self) {
+        self.slots = MOST_AT_ONCE.min(self.slots + PEERS_AT_ONCE);
+        self.last = Instant::now();
+    }
+}
+
 impl NodeInner {
-    /// Places `chunks` under a lease of `terms` on their holders, and commits `intake`, which may have taken some of them. Peers that fail
-    /// are replaced by the next in rank. Once a majority keeps each chunk, those that are late are waited for as long again as that took,
-    /// and for the errand's grace at least.
+    /// Places `chunks` under a lease of `terms` on their holders, and commits `intake`, which may have taken some of them. Peers that fail,
+    /// or fall far behind the others, are replaced by the next in rank. Once a majority keeps each chunk, those that are late are waited
+    /// for as long again as that took, and for the errand's grace at least.
     pub(super) async fn place(
         &self,
         chunks: &[Homed],
@@ -62,10 +116,10 @@ impl NodeInner {
         let mut keepers: HashMap<Hash, usize> = chunks.iter().map(|(hash, _)| (*hash, 0)).collect();
         let replicas = self.config.replication_factor;
         let (mut until, mut late) = (None, false);
-        let ranks = holders.values().map(Vec::len).max().unwrap_or(0);
+        let most_ranks = holders.values().map(Vec::len).max().unwrap_or(0);
         // The first R in rank together; then, only for what they left undone, the others one after another.
-        let first = 0..replicas.min(ranks);
-        for ranks in std::iter::once(first).chain((replicas..ranks).map(|rank| rank..rank + 1)) {
+        let first = 0..replicas.min(most_ranks);
+        for ranks in std::iter::once(first).chain((replicas..most_ranks).map(|rank| rank..rank + 1)) {
             let mut by_peer: HashMap<_, (PeerAddresses, Vec<Homed>)> = HashMap::new();
             if ranks.start == 0 {
                 // Whether or not a chunk belongs here: what the intake has taken is committed along with the rest.
@@ -84,27 +138,46 @@ impl NodeInner {
             if by_peer.is_empty() {
                 break;
             }
-            let pushes =
-                by_peer.into_values().map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, errand.monitor));
-            let mut pushes = futures::stream::iter(pushes).buffer_unordered(PEERS_AT_ONCE);
+            let mut by_peer: Vec<_> = by_peer.into_values().collect();
+            // This node begins at once: it is the last of those that wait.
+            by_peer.sort_by_key(|(peer, _)| peer.peer == self.handle.own());
+            let waiting = by_peer.into_iter();
+            let waiting = waiting.map(|(peer, chunks)| self.to_peer(peer, chunks, terms, intake, errand.monitor));
+            let mut waiting: Vec<_> = waiting.collect();
+            let mut race = Race::new(waiting.len(), ranks.end < most_ranks);
+            let mut pushes = FuturesUnordered::new();
             let mut here = ranks.start > 0;
             loop {
+                while pushes.len() < race.slots
+                    && let Some(push) = waiting.pop()
+                {
+                    pushes.push(push);
+                }
                 let enough = here && keepers.values().all(|keepers| *keepers >= self.config.quorum());
                 if enough && until.is_none() {
                     let grace = errand.grace.max(started.elapsed());
-                    until = Some(tokio::time::Instant::now() + grace);
+                    until = Some(Instant::now() + grace);
                 }
-                let next = match until {
+                // What is here is made durable, however long that takes.
+                let patience = if here { race.patience(!waiting.is_empty()) } else { None };
+                let wake = [until, patience].into_iter().flatten().min();
+                let next = match wake {
                     None => Ok(pushes.next().await),
-                    Some(until) => tokio::time::timeout_at(until, pushes.next()).await,
+                    Some(wake) => tokio::time::timeout_at(wake.into(), pushes.next()).await,
                 };
                 let Ok(next) = next else {
-                    late = true;
-                    break;
+                    late = until.is_some_and(|until| until <= Instant::now());
+                    // Those who are far behind the others are given up, and the next in rank step in.
+                    if late || waiting.is_empty() {
+                        break;
+                    }
+                    race.widen();
+                    continue;
                 };
                 let Some((peer, pushed)) = next else { break };
-                here |= peer.peer == self.handle.own();
+                race.note();
                 let id = peer.peer;
+                here |= id == self.handle.own();
                 let pushed = self.judge(peer, pushed?, errand.monitor);
                 placed.sent_bytes += pushed.sent_bytes;
                 if !pushed.kept.is_empty() && id != self.handle.own() {
@@ -171,5 +244,36 @@ impl NodeInner {
             self.resolver.went(&peer.peer);
         }
         pushed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_far_behind_is_late_where_others_are_there() {
+        let mut race = Race::new(4, true);
+        let started = race.started;
+        race.note();
+        assert_eq!(race.patience(false), None, "one of four is not half");
+        race.note();
+        assert_eq!(race.patience(false), None);
+        race.note();
+        let half = race.half.unwrap();
+        assert_eq!(race.patience(false), Some(started + (half - started) * FAR_BEHIND + TURN));
+        race.has_others = false;
+        assert_eq!(race.patience(false), None, "nobody would take their place");
+    }
+
+    #[test]
+    fn slow_peers_do_not_keep_others_from_their_turn() {
+        let mut race = Race::new(100, false);
+        assert_eq!(race.patience(true), Some(race.last + TURN));
+        for slots in [16, 24, 32, 32] {
+            race.widen();
+            assert_eq!(race.slots, slots);
+        }
+        assert_eq!(race.patience(true), None);
     }
 }

@@ -22,7 +22,7 @@ use crate::node::online::body::Document;
 use crate::node::online::find::persist;
 use crate::node::online::node::{Node, NodeInner};
 use crate::node::online::place::Placed;
-use crate::node::online::record::Named;
+use crate::node::online::record::{Named, named};
 use crate::node::online::tasks::blocking;
 use crate::node::payload::Payload;
 use crate::node::put::PutOptions;
@@ -166,8 +166,9 @@ impl NodeInner {
         versions.extend(version);
         // A record names only what is kept.
         for (number, placed) in versions.iter().rev() {
-            self.check_quorum(key, *number, placed)?;
+            self.check_quorum(&format!("{key}@{number}"), placed)?;
         }
+        self.check_quorum(&named(key.as_str()), &listed)?;
         versions.into_iter().for_each(|(_, version)| placed.add(version));
         placed.add(self.publish_record(record, Named::Versions(key, &catalogue), errand).await?);
         placed.add(listed);
@@ -193,15 +194,15 @@ impl NodeInner {
         let (_, standing) = self.describe_version(number, entry, errand).await?;
         let Standing::Unplaced(version) = standing else { return Ok(()) };
         let (_, placed) = self.place_version(*version, errand).await?;
-        self.check_quorum(key, number, &placed)
+        self.check_quorum(&format!("{key}@{number}"), &placed)
     }
 
-    /// Fails where too few peers keep a version.
-    fn check_quorum(&self, key: &Key, number: u64, placed: &Placed) -> Result<()> {
+    /// Fails where too few peers keep what has that name.
+    pub(super) fn check_quorum(&self, name: &str, placed: &Placed) -> Result<()> {
         match placed.short {
             0 => Ok(()),
             short => Err(Error::TooFewPeers {
-                name: format!("{key}@{number}"),
+                name: name.to_owned(),
                 found: placed.fewest,
                 needed: self.config.quorum(),
                 short,
@@ -295,6 +296,7 @@ impl NodeInner {
     pub(super) async fn publish_listing(&self, listing: &Listing, state: Hash, errand: Errand<'_>) -> Result<()> {
         let _turn = self.turn("").await;
         let (record, mut placed) = self.record_of_listing(listing, errand).await?;
+        self.check_quorum(&named(""), &placed)?;
         placed.add(self.publish_record(record, Named::Keys(listing), errand).await?);
         self.note_published("", state, placed.incomplete == 0)
     }

@@ -28,6 +28,11 @@ pub(super) enum Named<'h> {
     Keys(&'h Listing),
 }
 
+/// What people call what a record names.
+pub(super) fn named(name: &str) -> String {
+    if name.is_empty() { "the listing".to_owned() } else { format!("the catalogue of {name}") }
+}
+
 impl NodeInner {
     /// The record of a key that has these versions, or none any more. The catalogue is placed, unless it fits in.
     pub(super) async fn record_of(
@@ -112,6 +117,7 @@ impl NodeInner {
             if let Some(found) = &found {
                 before = before.max(found.record.seq);
                 if let Some((merged, documents)) = self.with_others(here, found, errand).await? {
+                    self.check_quorum(&named(&name), &documents)?;
                     (record, alone) = (merged, false);
                     placed.add(documents);
                 }
@@ -189,7 +195,7 @@ impl NodeInner {
         let (here, there) = self.handle.put_record(kept, peers).await?;
         let found = usize::from(here) + there.len();
         if found < needed {
-            let name = if name.is_empty() { "the listing".to_owned() } else { format!("{name}@{version}") };
+            let name = if name.is_empty() { named(&name) } else { format!("{name}@{version}") };
             return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
         }
         if found == asked {
@@ -197,7 +203,8 @@ impl NodeInner {
             return self.note_seen(key, seq).await;
         }
         match self.find_record(&signed.record.publisher, &name, Look::Newest).await? {
-            Some(found) if found.record.seq > seq || found.bytes() == signed.bytes() => Ok(()),
+            // A newer one is another machine's, and may not tell of what is here.
+            Some(found) if found.bytes() == signed.bytes() => Ok(()),
             _ => Err(Error::Network {
                 what: "the record",
                 why: format!("the record of {name:?} cannot be read back; the node tries again"),
