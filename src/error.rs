@@ -191,7 +191,9 @@ pub enum Error {
     /// Fewer peers than are needed keep what was put.
     #[error(
         "{name} is stored here, but too few peers keep it: {found} of {needed} for {short} of {chunks} chunks \
-         (peers known for them: {peers}, this one included); the node goes on trying when more peers come"
+         (peers known for them: {peers}, this one included{}); the node goes on trying when more peers come{}",
+        if *full > 0 { format!("; {full} of them have no room for it, or no more for this node") } else { String::new() },
+        if *full > 0 { " or some have more room" } else { "" }
     )]
     TooFewPeers {
         /// The version.
@@ -206,6 +208,8 @@ pub enum Error {
         chunks: usize,
         /// Peers that they may go to, as far as is known, this one included.
         peers: usize,
+        /// How many of those refused some of it for want of room, or for a quota.
+        full: usize,
     },
 
     /// The caller's [`Monitor`](crate::Monitor) asked to stop.

@@ -10,7 +10,7 @@
 //! regions, frames, records) is here without the feature `net` as well.
 
 #[cfg(feature = "net")]
-pub use libp2p::{Multiaddr, PeerId};
+pub use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 #[cfg(feature = "net")]
 mod address;

@@ -187,7 +187,10 @@ impl StoreOptions {
         let url = url.map(str::to_owned);
         let (mut config, config_damage) = match settings {
             Ok(config) => (config, None),
-            Err(Error::Damaged { place, why, .. }) if !self.sound_config => {
+            Err(Error::Damaged { place, why, .. }) if self.sound_config => {
+                return Err(Error::Input { path: place.into(), why });
+            }
+            Err(Error::Damaged { place, why, .. }) => {
                 tracing::warn!("{place} cannot be used, and the default settings are: {why}");
                 (Config::default(), Some(why))
             }

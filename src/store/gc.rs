@@ -180,7 +180,7 @@ impl ChunkStore {
         monitor.finish();
         if report.left_packs > 0 {
             monitor.warn(&format!(
-                "{} packs are left as they are: there is too little room to copy what of them is needed; free some and collect again",
+                "{} of the packs are left as they are: there is too little room to copy what of them is needed; free some and collect again",
                 report.left_packs
             ));
         }

@@ -327,6 +327,49 @@ fn gradients_of_a_round_are_folded() {
 }
 
 #[test]
+fn commands_wait_for_their_turn_and_the_node_tells_how_it_is() {
+    let net = Net::start(1, &[]);
+    let hold = |number: usize| {
+        let mut put = net.command(0);
+        put.args(["put", "-", "--as", &format!("slot/{number}")]).stdin(Stdio::piped());
+        put.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut puts: Vec<_> = (0..64).map(hold).collect();
+    // The node runs as many as it does at once when one more does not come to its end.
+    let waiting = std::cell::RefCell::new(Vec::new());
+    net.eventually("a command waits", || {
+        let mut ls = net.command(0).args(["ls"]).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        ls.try_wait().unwrap().is_none().then(|| waiting.borrow_mut().push(ls)).is_some()
+    });
+    assert!(net.ok(0, &["health"]).contains("12D3KooW"));
+    for put in &mut puts {
+        drop(put.stdin.take());
+    }
+    assert!(waiting.borrow_mut().pop().unwrap().wait().unwrap().success());
+    for put in &mut puts {
+        // Alone, it stores what it is given, and says that nobody else does.
+        assert_eq!(put.wait().unwrap().code(), Some(4));
+    }
+}
+
+#[test]
+fn an_address_that_leads_nowhere_is_refused() {
+    let net = Net::start(1, &[]);
+    for (flag, address) in [
+        ("--join", ""),
+        ("--join", "/ip4/127.0.0.1"),
+        ("--join", "/ip4/127.0.0.1/udp/4700"),
+        ("--listen", "/ip4/127.0.0.1/udp/4700"),
+        ("--listen", "/ip4/127.0.0.1/tcp/0/p2p/12D3KooWGZocmRC4As51Fda84pxSBAE5sc1J7nqFJUTh4VMqE2XS"),
+    ] {
+        let refused = net.run(0, &["node", "--no-mdns", flag, address]);
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(2) && message.contains(flag), "{message}");
+    }
+}
+
+#[test]
 fn a_node_does_not_start_on_settings_that_cannot_be_read() {
     let mut net = Net::start(2, &[]);
     net.write("payload.bin", &random(200_000, 3));

@@ -120,6 +120,11 @@ impl Command {
         !matches!(self, Command::Node(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_))
     }
 
+    /// Whether the command only looks at how the node is.
+    pub(crate) fn is_overview(&self) -> bool {
+        matches!(self, Command::Health(_) | Command::Peers(_) | Command::Id(_))
+    }
+
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {
         match self {
             Command::Put(put) => put.run(context),

@@ -162,8 +162,9 @@ impl Failure {
                 | Error::ReadOnly { path }
                 | Error::NoSpace { path, .. }
                 | Error::Io { path, .. } => json!({ "path": path.display().to_string() }),
-                Error::TooFewPeers { name, found, needed, short, chunks, peers } => json!({
-                    "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers
+                Error::TooFewPeers { name, found, needed, short, chunks, peers, full } => json!({
+                    "name": name, "found": found, "needed": needed, "short": short, "chunks": chunks, "peers": peers,
+                    "full": full
                 }),
                 Error::Unavailable { what, out_of_reach, chunks, first } => {
                     json!({ "what": what, "out_of_reach": out_of_reach, "chunks": chunks, "first": first })

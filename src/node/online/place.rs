@@ -45,7 +45,9 @@ pub(crate) struct Placed {
     pub(crate) peers: usize,
     /// Encoded bytes of the chunks that were sent.
     pub(crate) sent_bytes: u64,
-    /// The other peers that keep chunks now.
+    /// Peers that have no room for more, or a quota.
+    pub(crate) full: BTreeSet<PeerId>,
+    /// The other peers that keep chunks now, or may.
     pub(crate) keepers: BTreeSet<PeerId>,
 }
 
@@ -180,7 +182,11 @@ impl NodeInner {
                 here |= id == self.handle.own();
                 let pushed = self.judge(peer, pushed?, errand.monitor);
                 placed.sent_bytes += pushed.sent_bytes;
-                if !pushed.kept.is_empty() && id != self.handle.own() {
+                if pushed.full {
+                    placed.full.insert(id);
+                }
+                // Whoever failed on the way may keep some of it as well.
+                if id != self.handle.own() {
                     placed.keepers.insert(id);
                 }
                 for hash in pushed.kept {

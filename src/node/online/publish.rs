@@ -87,6 +87,10 @@ impl Node {
         monitor.begin("publish", 0);
         let placed = self.publish_now(&name.key, monitor);
         monitor.finish();
+        if let Err(Error::Cancelled) = placed {
+            monitor
+                .warn(&format!("{}@{} is stored here, and the node goes on to publish it", name.key, report.version));
+        }
         let placed = placed?;
         report.network = Some(NetPut {
             replicas: placed.fewest as u64,
@@ -119,7 +123,9 @@ impl NodeInner {
     pub(super) async fn publish_key(&self, key: &Key, errand: Errand<'_>) -> Result<Placed> {
         let published = self.publish_versions(key, errand).await;
         if let Err(error) = &published {
-            lock(&self.unpublished).insert(key.as_str().to_owned(), Some(error.to_string()));
+            // Whoever did not want to wait for it is no reason that it could not be.
+            let why = (!matches!(error, Error::Cancelled)).then(|| error.to_string());
+            lock(&self.unpublished).insert(key.as_str().to_owned(), why);
         }
         published
     }
@@ -208,6 +214,7 @@ impl NodeInner {
                 short,
                 chunks: placed.chunks,
                 peers: placed.peers.max(1),
+                full: placed.full.len(),
             }),
         }
     }
@@ -353,6 +360,7 @@ impl Placed {
         self.peers = self.peers.max(other.peers);
         self.sent_bytes += other.sent_bytes;
         self.keepers.extend(other.keepers);
+        self.full.extend(other.full);
     }
 }
 

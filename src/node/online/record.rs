@@ -196,7 +196,7 @@ impl NodeInner {
         let found = usize::from(here) + there.len();
         if found < needed {
             let name = if name.is_empty() { named(&name) } else { format!("{name}@{version}") };
-            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked });
+            return Err(Error::TooFewPeers { name, found, needed, short: 1, chunks: 1, peers: asked, full: 0 });
         }
         if found == asked {
             // Each has it, and refuses what is older from now on: there is nothing to be found out by reading it.

@@ -3,7 +3,7 @@
 //!
 //! Everything here may be done twice or by two nodes without harm, and what fails is tried again the next time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -201,6 +201,9 @@ impl NodeInner {
         let own = || all.iter().filter(|(key, _)| key.scope().is_none());
         let removed = self.removed_keys(own().map(|(key, _)| key).collect()).await?;
         removed.iter().for_each(|key| self.note_unpublished(key, true));
+        // What was removed before it was ever published waits for nothing.
+        let names: HashSet<&str> = own().map(|(key, _)| key).chain(&removed).map(Key::as_str).collect();
+        lock(&self.unpublished).retain(|name, _| names.contains(name.as_str()));
         for (key, refs) in own() {
             // One that failed is noted, whatever was published before that.
             if !self.is_published(key, refs)? {

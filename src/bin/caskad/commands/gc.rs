@@ -35,7 +35,7 @@ impl Gc {
 
 fn describe(report: &GcReport) -> String {
     let would = if report.dry_run { "would be " } else { "" };
-    let lies_on = report.removed_chunks > 0 && report.reclaimed_bytes == 0;
+    let lies_on = report.removed_chunks > 0 && report.reclaimed_bytes == 0 && report.left_packs == 0;
     let why = if lies_on {
         "too little of each pack is free for it to be written anew: their bytes go with a later `gc`\n"
     } else {

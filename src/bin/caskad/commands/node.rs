@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use caskad::http::{HttpOptions, HttpServer, Token};
 use caskad::net::config::NetConfig;
-use caskad::net::{Multiaddr, PeerId};
+use caskad::net::{Multiaddr, PeerId, Protocol};
 use caskad::{Node as RunningNode, NodeOptions};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -47,10 +47,10 @@ Examples:
   caskad node --network-id lab --allow 12D3KooW… --allow 12D3KooW… --no-mdns")]
 pub(crate) struct Node {
     /// Where to listen (repeatable) [default: every address, TCP and QUIC, free ports]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = own_address)]
     listen: Vec<Multiaddr>,
     /// Peers to join through (repeatable)
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     join: Vec<Multiaddr>,
     /// One more address by which others reach this node: of a router that passes the port on, say (repeatable)
     #[arg(long, value_name = "ADDR")]
@@ -115,6 +115,25 @@ pub(crate) struct Node {
     /// Memory for what travels to and from all peers [default: 64 MiB]
     #[arg(long, value_name = "BYTES", value_parser = caskad::size::parse::<usize>)]
     buffer_bytes: Option<usize>,
+}
+
+/// An address by which a node may be reached.
+fn address(text: &str) -> Result<Multiaddr, String> {
+    let address: Multiaddr = text.parse().map_err(|error| format!("{error}"))?;
+    let reaches = |part| matches!(part, Protocol::Tcp(_) | Protocol::QuicV1 | Protocol::P2pCircuit);
+    match address.iter().any(reaches) {
+        true => Ok(address),
+        false => Err("it names no port, as in /ip4/192.0.2.7/tcp/4700 or /ip4/192.0.2.7/udp/4700/quic-v1".to_owned()),
+    }
+}
+
+/// An address of this node itself.
+fn own_address(text: &str) -> Result<Multiaddr, String> {
+    let address = address(text)?;
+    match address.iter().last() {
+        Some(Protocol::P2p(_)) => Err("it ends in the id of a peer: leave that out, this node has its own".to_owned()),
+        _ => Ok(address),
+    }
 }
 
 impl Node {

@@ -22,8 +22,14 @@ use crate::console::Console;
 use crate::context::{Context, Host};
 use crate::failure::{EXIT_ERROR, Failure};
 
-/// Commands that run at the same time.
+/// Commands that run at the same time; the others wait for their turn.
 const COMMANDS: usize = 64;
+
+/// Clients that are heard at the same time; the others wait to be.
+const CLIENTS: usize = 512;
+
+/// How soon a wait ends for a client that is gone.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// How long a client may take to say what it wants.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -40,7 +46,12 @@ pub(crate) struct Server {
 struct Shared {
     host: Host,
     stopping: AtomicBool,
-    running: AtomicUsize,
+    /// Clients that are heard.
+    clients: AtomicUsize,
+    /// Commands that run.
+    running: Mutex<usize>,
+    /// One has ended.
+    freed: Condvar,
     /// The monitors of running commands, to cancel them.
     monitors: Mutex<Vec<Monitor>>,
     ended: Condvar,
@@ -63,7 +74,9 @@ impl Server {
         let shared = Arc::new(Shared {
             host,
             stopping: AtomicBool::new(false),
-            running: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            running: Mutex::default(),
+            freed: Condvar::new(),
             monitors: Mutex::default(),
             ended: Condvar::new(),
         });
@@ -79,8 +92,8 @@ impl Server {
         let mut monitors = self.shared.monitors.lock().unwrap_or_else(PoisonError::into_inner);
         monitors.iter().for_each(Monitor::cancel);
         let until = Instant::now() + GRACE;
-        while self.shared.running.load(Ordering::SeqCst) > 0 && Instant::now() < until {
-            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
+        while self.shared.clients.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now()).min(LOOK_UP);
             monitors = self.shared.ended.wait_timeout(monitors, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -96,11 +109,10 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             std::thread::sleep(Duration::from_millis(50));
             continue;
         };
-        if shared.running.fetch_add(1, Ordering::SeqCst) >= COMMANDS {
-            shared.running.fetch_sub(1, Ordering::SeqCst);
-            let _ = stream.write_all(&[EXIT_ERROR]);
-            continue;
+        while shared.clients.load(Ordering::SeqCst) >= CLIENTS && !shared.stopping.load(Ordering::SeqCst) {
+            std::thread::sleep(LOOK_UP);
         }
+        shared.clients.fetch_add(1, Ordering::SeqCst);
         let own = Arc::clone(shared);
         let started = std::thread::Builder::new().name("caskad-command".to_owned()).spawn(move || {
             let code = serve(&mut stream, &own).unwrap_or_else(|error| {
@@ -108,12 +120,35 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
                 EXIT_ERROR
             });
             let _ = stream.write_all(&[code]);
-            own.running.fetch_sub(1, Ordering::SeqCst);
+            own.clients.fetch_sub(1, Ordering::SeqCst);
             own.ended.notify_all();
         });
         if started.is_err() {
-            shared.running.fetch_sub(1, Ordering::SeqCst);
+            shared.clients.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// A command's turn to run.
+struct Turn<'s>(&'s Shared);
+
+impl<'s> Turn<'s> {
+    /// Waits for it, as long as whoever `monitor` belongs to does.
+    fn wait(shared: &'s Shared, monitor: &Monitor) -> caskad::Result<Turn<'s>> {
+        let mut running = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while *running >= COMMANDS {
+            monitor.check()?;
+            running = shared.freed.wait_timeout(running, LOOK_UP).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *running += 1;
+        Ok(Turn(shared))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -154,7 +189,12 @@ fn serve(stream: &mut UnixStream, shared: &Arc<Shared>) -> io::Result<u8> {
     let left = Arc::<AtomicBool>::default();
     watch(stream.try_clone()?, monitor.clone(), Arc::clone(&left))?;
     // The client waits for an answer, whatever becomes of this thread. What the command shares with others is consistent at all times.
-    let outcome = catch_unwind(AssertUnwindSafe(|| cli.command.run(&context))).unwrap_or(Err(Failure::Panicked));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // How the node is can be asked whatever it is at.
+        let _turn = if cli.command.is_overview() { None } else { Some(Turn::wait(shared, &monitor)?) };
+        cli.command.run(&context)
+    }));
+    let outcome = outcome.unwrap_or(Err(Failure::Panicked));
     context.monitor().finish();
     shared.host.changed();
     shared.monitors.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !other.is(&monitor));
