@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use libp2p::PeerId;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::chunk::{Intake, Parcel, Taken};
@@ -21,7 +21,7 @@ use crate::hash::Hash;
 use crate::limits;
 use crate::monitor::Monitor;
 use crate::net::board::{Ask, Board, LOOK_AGAIN, Next};
-use crate::net::framed::StreamError;
+use crate::net::framed::{Room, StreamError};
 use crate::net::handle::PeerAddresses;
 use crate::net::link::{Link, Links};
 use crate::net::pace::Pace;
@@ -470,7 +470,7 @@ struct Arrived {
     place: u32,
     parcel: Parcel,
     /// Its share of the memory for what travels.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
 }
 
 /// Why a peer did not give a chunk.

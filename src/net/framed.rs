@@ -1,13 +1,13 @@
 //! Frames over a stream: read whole, written whole, never more in memory than the budget allows, never faster than the cap.
 
 use std::io;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::limits;
 use crate::net::wire::{self, FRAME_HEADER_BYTES, Frame, WireError};
 
 /// Bytes of a reader's buffer that are kept for its next frame. Filled again, it costs neither zeroes nor the system's pages.
@@ -36,27 +36,67 @@ pub(crate) enum StreamError {
     Unfitting,
 }
 
-/// A budget of bytes for what travels.
+/// One part in so many of a budget is the most that one peer has of it.
+const SHARES: usize = 4;
+
+/// A budget of bytes for what travels, or one peer's share of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
-    bytes: std::sync::Arc<Semaphore>,
+    total: usize,
+    bytes: Arc<Semaphore>,
+    /// Who waits for his own share takes nothing of others' meanwhile.
+    share: Option<Arc<Semaphore>>,
+}
+
+/// Room that was taken from a budget, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    bytes: OwnedSemaphorePermit,
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Budget {
-        Budget { bytes: std::sync::Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
+        let total = bytes.min(Semaphore::MAX_PERMITS);
+        Budget { total, bytes: Arc::new(Semaphore::new(total)), share: None }
+    }
+
+    /// The same budget for one peer, who gets no more than a share of it at once: two frames at least.
+    pub(crate) fn share(&self) -> Budget {
+        let share = (self.total / SHARES).max(2 * limits::FRAME_BYTES).min(self.total);
+        Budget { share: Some(Arc::new(Semaphore::new(share))), ..self.clone() }
     }
 
     /// Room for `bytes`, if there is.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<Room> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        std::sync::Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(bytes).ok();
+        let share = match &self.share {
+            Some(share) => Some(take(share)?),
+            None => None,
+        };
+        Some(Room { bytes: take(&self.bytes)?, share })
     }
 
     /// Waits for room for `bytes`.
-    pub(crate) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn take(&self, bytes: usize) -> Option<Room> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        std::sync::Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()
+        let share = match &self.share {
+            Some(share) => Some(Arc::clone(share).acquire_many_owned(bytes).await.ok()?),
+            None => None,
+        };
+        Some(Room { bytes: Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?, share })
+    }
+}
+
+impl Room {
+    /// Takes room for `bytes` out of this, if it is for as many.
+    pub(crate) fn split(&mut self, bytes: usize) -> Option<Room> {
+        let share = match &mut self.share {
+            Some(share) => Some(share.split(bytes)?),
+            None => None,
+        };
+        Some(Room { bytes: self.bytes.split(bytes)?, share })
     }
 }
 
@@ -97,7 +137,7 @@ impl Throttle {
 pub(crate) struct Received {
     pub(crate) frame: Frame,
     pub(crate) bytes: usize,
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Option<Room>,
 }
 
 /// Reads the next frame, by way of `scratch`; `None` where the stream ends between two. Nothing is allocated before there is room in the budget.
@@ -155,5 +195,37 @@ pub(crate) async fn within<T>(stall: Duration, io: impl Future<Output = io::Resu
     match tokio::time::timeout(stall, io).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(StreamError::Stalled(stall)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_used_up_a_share_leaves_room_for_others() {
+        let all = Budget::new(16 * limits::FRAME_BYTES);
+        let (one, other) = (all.share(), all.share());
+        let held: Vec<Room> = std::iter::from_fn(|| one.try_take(limits::FRAME_BYTES)).collect();
+        assert_eq!(held.len(), 16 / SHARES);
+        // Waiting for more of one's own takes nothing of anybody else's.
+        let mut waiting = Box::pin(one.take(limits::FRAME_BYTES));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert!(other.try_take(2 * limits::FRAME_BYTES).is_some() && all.try_take(12 * limits::FRAME_BYTES).is_some());
+        drop(held);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn room_is_given_back_in_parts() {
+        let all = Budget::new(limits::FRAME_BYTES);
+        let share = all.share();
+        let mut room = share.try_take(limits::FRAME_BYTES).unwrap();
+        let part = room.split(1000).unwrap();
+        drop(room);
+        assert!(share.try_take(limits::FRAME_BYTES).is_none());
+        drop(part);
+        assert!(share.try_take(limits::FRAME_BYTES).is_some());
     }
 }

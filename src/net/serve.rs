@@ -17,7 +17,7 @@ use crate::chunk::{ChunkSource, Intake, LeaseTerms, Taken};
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::limits;
-use crate::net::framed::{Budget, Received, StreamError, Throttle, read_frame, within};
+use crate::net::framed::{Budget, Received, Room, StreamError, Throttle, read_frame, within};
 use crate::net::wire::{Frame, PutStatus, Refused, VERSION, encode_data};
 
 /// How long a peer may keep us waiting in the middle of something.
@@ -39,7 +39,7 @@ const AFTER_A_MISS: usize = 64;
 const ANSWERS_WAITING: usize = 4;
 
 /// Bytes to write, and the room that they take.
-type Answers = (Vec<u8>, Option<tokio::sync::OwnedSemaphorePermit>);
+type Answers = (Vec<u8>, Option<Room>);
 
 /// What a node keeps for its peers. Everything blocks, and is called from threads that may.
 pub(crate) trait Keeper: ChunkSource {
@@ -89,17 +89,29 @@ pub(crate) struct Server {
     pub(crate) idle: Duration,
 }
 
+/// What a peer's streams share of the memory for what travels.
+pub(crate) struct Share {
+    incoming: Budget,
+    outgoing: Budget,
+}
+
 /// What one stream has open.
 struct Session {
     peer: PeerId,
+    share: Arc<Share>,
     intakes: HashMap<u32, Box<dyn Intake>>,
 }
 
 impl Server {
+    /// A peer's share, for all of its streams.
+    pub(crate) fn share(&self) -> Share {
+        Share { incoming: self.incoming.share(), outgoing: self.outgoing.share() }
+    }
+
     /// Serves one stream until its end; what went wrong ends this stream and nothing else.
-    pub(crate) async fn serve(self: Arc<Server>, peer: PeerId, stream: Stream) {
+    pub(crate) async fn serve(self: Arc<Server>, peer: PeerId, share: Arc<Share>, stream: Stream) {
         let (reader, mut writer) = stream.split();
-        let outcome = self.run(peer, reader, &mut writer).await;
+        let outcome = self.run(peer, share, reader, &mut writer).await;
         if let Err(error) = outcome {
             self.served.broken_streams.fetch_add(1, Ordering::Relaxed);
             tracing::debug!("the stream of {peer} ends: {error}");
@@ -115,15 +127,16 @@ impl Server {
     async fn run(
         self: &Arc<Server>,
         peer: PeerId,
+        share: Arc<Share>,
         mut reader: ReadHalf<Stream>,
         writer: &mut WriteHalf<Stream>,
     ) -> Result<(), StreamError> {
-        greet(&mut reader, writer, &self.incoming).await?;
+        greet(&mut reader, writer, &share.incoming).await?;
         let (frames, to_do) = mpsc::channel(limits::STREAM_REQUESTS as usize);
         let (answers, to_write) = mpsc::channel(ANSWERS_WAITING);
         let reading = async {
             let mut scratch = Vec::new();
-            while let Some(received) = self.next(&mut reader, &mut scratch).await? {
+            while let Some(received) = self.next(&mut reader, &share.incoming, &mut scratch).await? {
                 if frames.send(received).await.is_err() {
                     break;
                 }
@@ -131,7 +144,7 @@ impl Server {
             drop(frames);
             Ok(())
         };
-        let working = self.work(peer, to_do, answers);
+        let working = self.work(peer, Arc::clone(&share), to_do, answers);
         let writing = self.write(to_write, writer);
         let ((), (), ()) = tokio::try_join!(reading, working, writing)?;
         Ok(())
@@ -141,9 +154,10 @@ impl Server {
     async fn next(
         &self,
         reader: &mut ReadHalf<Stream>,
+        budget: &Budget,
         scratch: &mut Vec<u8>,
     ) -> Result<Option<Received>, StreamError> {
-        let reading = read_frame(reader, scratch, &self.incoming, &self.download, STALL);
+        let reading = read_frame(reader, scratch, budget, &self.download, STALL);
         match tokio::time::timeout(self.idle, reading).await {
             Ok(received) => {
                 let received = received?;
@@ -176,14 +190,15 @@ impl Server {
     async fn work(
         self: &Arc<Server>,
         peer: PeerId,
+        share: Arc<Share>,
         mut requests: mpsc::Receiver<Received>,
         answers: mpsc::Sender<Answers>,
     ) -> Result<(), StreamError> {
-        let mut session = Session { peer, intakes: HashMap::new() };
+        let mut session = Session { peer, share: Arc::clone(&share), intakes: HashMap::new() };
         let mut batch = Vec::new();
         let mut left_to_threads = 0_usize;
         while requests.recv_many(&mut batch, BATCH).await > 0 {
-            if left_to_threads == 0 && !self.send_at_hand(&mut batch, &answers).await {
+            if left_to_threads == 0 && !self.send_at_hand(&mut batch, &share.outgoing, &answers).await {
                 left_to_threads = AFTER_A_MISS;
             }
             if batch.is_empty() {
@@ -207,7 +222,7 @@ impl Server {
                     }
                     // A few bytes do not wait for peers that are slow to take their chunks.
                     let room = match std::mem::take(&mut has_chunks) {
-                        true => runtime.block_on(server.outgoing.take(bytes.len())),
+                        true => runtime.block_on(own.share.outgoing.take(bytes.len())),
                         false => None,
                     };
                     if answers.blocking_send((std::mem::take(&mut bytes), room)).is_err() {
@@ -224,11 +239,16 @@ impl Server {
     }
 
     /// Sends the chunks that the first of `requests` ask for, and takes those out. False where one is not at hand, or there is no room for it.
-    async fn send_at_hand(&self, requests: &mut Vec<Received>, answers: &mpsc::Sender<Answers>) -> bool {
+    async fn send_at_hand(
+        &self,
+        requests: &mut Vec<Received>,
+        budget: &Budget,
+        answers: &mpsc::Sender<Answers>,
+    ) -> bool {
         let (mut sent, mut at_hand) = (0, true);
         while at_hand && matches!(requests.get(sent).map(|request| &request.frame), Some(Frame::Get(..))) {
             // Before anything is encoded: what waits for room is bounded by the threads that may block.
-            let Some(mut room) = self.outgoing.try_take(ANSWER_BYTES + limits::FRAME_BYTES) else {
+            let Some(mut room) = budget.try_take(ANSWER_BYTES + limits::FRAME_BYTES) else {
                 at_hand = false;
                 break;
             };

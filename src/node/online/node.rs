@@ -23,7 +23,7 @@ use crate::net::handle::{Handle, PeerEvent};
 use crate::net::kad_records::{self, KadRecords, Own};
 use crate::net::link::Links;
 use crate::net::resolver::Resolver;
-use crate::net::serve::{Served, Server, peer_key};
+use crate::net::serve::{Served, Server, Share, peer_key};
 use crate::net::tables::NetTables;
 use crate::net::transport::{self, Transport};
 use crate::node::online::keeper::StoreKeeper;
@@ -390,21 +390,21 @@ fn accept(handle: &Handle, exchange: libp2p::StreamProtocol, server: Arc<Server>
     let incoming = handle.streams().accept(exchange);
     let mut incoming = incoming.map_err(|error| Error::Network { what: "the exchange", why: error.to_string() })?;
     tokio::spawn(async move {
-        let open: Arc<Mutex<HashMap<PeerId, usize>>> = Arc::default();
+        let open = Arc::new(Mutex::new(HashMap::<PeerId, (usize, Arc<Share>)>::new()));
         while let Some((peer, stream)) = incoming.next().await {
-            let count = {
+            let (count, share) = {
                 let mut open = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let count = open.entry(peer).or_default();
+                let (count, share) = open.entry(peer).or_insert_with(|| (0, Arc::new(server.share())));
                 *count += 1;
-                *count
+                (*count, Arc::clone(share))
             };
             let (server, open) = (Arc::clone(&server), Arc::clone(&open));
             tokio::spawn(async move {
                 if count <= crate::limits::STREAMS_PER_PEER {
-                    server.serve(peer, stream).await;
+                    server.serve(peer, share, stream).await;
                 }
                 let mut open = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if let Some(count) = open.get_mut(&peer) {
+                if let Some((count, _)) = open.get_mut(&peer) {
                     *count -= 1;
                     if *count == 0 {
                         open.remove(&peer);
