@@ -218,7 +218,7 @@ impl NodeInner {
         let unlisted = listed.is_none_or(|listed| !listed.complete || listed.refs != state);
         // Whoever has never published anything has nothing to take back either.
         if all.is_empty() && removed.is_empty() && (listed.is_none() || !unlisted) {
-            self.release_removed(&all).await;
+            self.release_removed().await?;
             return Ok(Pending::Tried(None));
         }
         let none = Monitor::none();
@@ -242,7 +242,7 @@ impl NodeInner {
             }
         }
         // Now that nobody is told of them any more.
-        self.release_removed(&all).await;
+        self.release_removed().await?;
         listed?;
         Ok(Pending::Tried(first))
     }

@@ -1,7 +1,7 @@
 //! Taking back what the network still says of a key whose last version was removed here: a record without this machine's versions, and in
 //! the end without any, takes the place of the one that names them. Otherwise that would hold until its time is up.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -54,21 +54,28 @@ impl NodeInner {
         Ok(placed)
     }
 
-    /// Tells those who keep versions for this node that are none of `all` any more that they need not. Who does not hear it keeps them until
-    /// the lease ends.
-    pub(super) async fn release_removed(&self, all: &BTreeMap<Key, KeyRefs>) {
-        let here: HashSet<Hash> =
-            all.values().flat_map(|refs| refs.versions.values()).map(|entry| entry.manifest).collect();
-        let mut telling = Vec::new();
-        lock(&self.kept_by).retain(|manifest, peers| {
-            let stays = here.contains(manifest);
-            if !stays {
-                telling.extend(peers.iter().map(|peer| self.release_on(*peer, *manifest)));
-            }
-            stays
+    /// Tells those who keep versions for this node that are not here any more that they need not. Who does not hear it keeps them until the
+    /// lease ends.
+    pub(super) async fn release_removed(&self) -> Result<()> {
+        // In this order: a version is here before it is kept by anybody, so one that is kept and not found to be here was removed.
+        let mut gone: HashSet<Hash> = lock(&self.kept_by).keys().copied().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        let all = blocking(move || store.inner.chunks.all_refs("")).await?;
+        all.values().flat_map(|refs| refs.versions.values()).for_each(|entry| {
+            gone.remove(&entry.manifest);
         });
+        let peers: Vec<(Hash, PeerId)> = {
+            let mut kept_by = lock(&self.kept_by);
+            let gone = gone.iter().filter_map(|manifest| Some((*manifest, kept_by.remove(manifest)?)));
+            gone.flat_map(|(manifest, peers)| peers.into_iter().map(move |peer| (manifest, peer))).collect()
+        };
+        let telling = peers.into_iter().map(|(manifest, peer)| self.release_on(peer, manifest));
         let telling = futures::stream::iter(telling).buffer_unordered(TOLD_AT_ONCE).collect::<()>();
         let _ = tokio::time::timeout(PATIENCE, telling).await;
+        Ok(())
     }
 
     async fn release_on(&self, peer: PeerId, manifest: Hash) {
