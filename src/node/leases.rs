@@ -339,7 +339,7 @@ impl Leases {
         })
     }
 
-    /// The leases of a chunk with this home, of those that are [`live`](Leases::live_numbers).
+    /// The leases of a chunk with this home, of those that are `live`, by their numbers.
     pub fn of_chunk(&self, hash: &Hash, home: [u8; 4], live: &HashMap<u32, LeaseTerms>) -> Result<Vec<LeaseTerms>> {
         let group = Group::of(home).number();
         guarded(&self.path, || {
