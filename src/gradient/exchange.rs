@@ -64,11 +64,7 @@ pub fn publish(
 pub fn end_rounds_before(node: &Node, run: &str, round: u64) -> Result<u64> {
     round_key(run, round)?;
     let prefix = format!("gradient/{run}/");
-    let ended = node.store().remove_all(|key, _| round_of(key, &prefix).is_some_and(|its| its < round))?;
-    if ended > 0 {
-        node.wake();
-    }
-    Ok(ended)
+    node.remove_all(|key| round_of(key, &prefix).is_some_and(|its| its < round))
 }
 
 /// The round that a key is of, where it begins as those of its run do.

@@ -56,9 +56,26 @@ pub(crate) async fn push(
     monitor: &Monitor,
 ) -> Pushed {
     let mut pushed = Pushed::default();
+    push_into(&mut pushed, links, peer, source, chunks, terms, monitor).await;
+    pushed
+}
+
+/// As [`push`], for whoever may not wait until its end: what it has come to by then is in `pushed`.
+pub(crate) async fn push_into(
+    pushed: &mut Pushed,
+    links: &Links,
+    peer: &PeerAddresses,
+    source: Arc<dyn ChunkSource>,
+    chunks: &[Homed],
+    terms: LeaseTerms,
+    monitor: &Monitor,
+) {
     let link = match links.to(peer).await {
         Ok(link) => link,
-        Err(error) => return Pushed { failed: Some(error), ..pushed },
+        Err(error) => {
+            pushed.failed = Some(error);
+            return;
+        }
     };
     let push = Push { link: &link, source, terms, monitor, full: AtomicBool::new(false) };
     let mut rest = chunks;
@@ -66,12 +83,11 @@ pub(crate) async fn push(
         // Chunks are a quarter of a MiB or less on average, so so many make about one commit.
         let (now, later) = rest.split_at(rest.len().min((COMMIT_BYTES >> 18) as usize));
         rest = later;
-        if let Err(error) = push.some(now, &mut pushed).await {
+        if let Err(error) = push.some(now, pushed).await {
             pushed.failed = Some(error);
         }
     }
     pushed.full = push.full.into_inner();
-    pushed
 }
 
 struct Push<'p> {

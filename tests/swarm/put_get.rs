@@ -1,7 +1,7 @@
 //! Put on one node, get on another.
 
 use caskad::chunk::ChunkSource as _;
-use caskad::{Error, GetOptions, Hash, Monitor, Part, PutOptions};
+use caskad::{Error, GetOptions, Hash, ImportOptions, Monitor, Part, PutOptions};
 
 use crate::nodes::{Swarm, damage, eventually, payload, quick, random, restored};
 
@@ -160,6 +160,36 @@ fn a_repair_brings_back_what_is_kept_for_others() {
     let mended = sound();
     assert!(mended.ok && mended.chunks == whole.chunks, "{healed} healed: {mended:?}");
     assert_eq!(holder.heal_kept(&none).unwrap(), 0);
+}
+
+#[test]
+fn what_was_removed_and_comes_back_is_placed_again() {
+    let mut config = quick();
+    // Long before anything is renewed, or compared.
+    (config.ttl, config.refresh_interval) =
+        (std::time::Duration::from_secs(24 * 3600), std::time::Duration::from_secs(3600));
+    let swarm = Swarm::start(3, config);
+    let (none, name) = (Monitor::none(), "m@1".parse().unwrap());
+    let bytes = random(300_000, 5);
+    swarm.put(0, "m", bytes.clone());
+    let (node, archive) = (&swarm.nodes[0], swarm.dir.path().join("m.caskad"));
+    let manifest = node.store().version(&name).unwrap().manifest_hash();
+    node.store().export(&name, &archive, &none).unwrap();
+    let kept = |peer: usize| {
+        let leases = swarm.nodes[peer].store().leases().unwrap().all();
+        leases.iter().any(|lease| lease.terms.manifest == manifest && lease.chunks > 1)
+    };
+    assert!(kept(1) && kept(2));
+    node.store().remove(&name).unwrap();
+    node.wake();
+    eventually("the peers have let go", || !kept(1) && !kept(2));
+    // The same manifest, under the next number.
+    node.store().import(&archive, &ImportOptions::default(), &none).unwrap();
+    node.wake();
+    eventually("the peers keep it again", || kept(1) && kept(2));
+    let out = swarm.dir.path().join("out");
+    swarm.nodes[2].get(&swarm.name(0, "m"), &out, &GetOptions::default(), &none).unwrap();
+    assert!(restored(&out) == bytes);
 }
 
 #[test]

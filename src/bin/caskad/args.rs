@@ -120,9 +120,10 @@ impl Command {
         !matches!(self, Command::Node(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_))
     }
 
-    /// Whether the command only looks at how the node is.
-    pub(crate) fn is_overview(&self) -> bool {
-        matches!(self, Command::Health(_) | Command::Peers(_) | Command::Id(_))
+    /// Whether a node may put the command off while it runs many others. How it is can always be asked; and who waits for the others of a
+    /// round waits for no turn besides.
+    pub(crate) fn takes_turns(&self) -> bool {
+        !matches!(self, Command::Health(_) | Command::Peers(_) | Command::Id(_) | Command::Gradient(_))
     }
 
     pub(crate) fn run(&self, context: &Context) -> Result<Exit> {

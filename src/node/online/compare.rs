@@ -20,7 +20,7 @@ use crate::net::framed::StreamError;
 use crate::net::handle::PeerAddresses;
 use crate::net::link::unusable;
 use crate::net::placement::Group;
-use crate::net::push::{Homed, push};
+use crate::net::push::{Homed, Pushed, push_into};
 use crate::net::wire::Frame;
 use crate::node::online::keeper::readable_of;
 use crate::node::online::node::{Compared, NodeInner};
@@ -269,20 +269,20 @@ impl NodeInner {
                 lease.1.push(chunk);
             }
         }
-        let mut kept = HashSet::new();
+        let (mut pushed, none) = (Pushed::default(), Monitor::none());
         let bringing = async {
             for (terms, chunks) in by_terms.into_values() {
                 let source = Arc::new(self.store.clone());
-                let pushed = push(&self.links, &peer, source, &chunks, terms, &Monitor::none()).await;
-                if let Some(error) = &pushed.failed {
+                push_into(&mut pushed, &self.links, &peer, source, &chunks, terms, &none).await;
+                if let Some(error) = pushed.failed.take() {
                     tracing::info!("a repair is left for later: {error}");
                 }
-                kept.extend(pushed.kept);
             }
         };
         if tokio::time::timeout(BRINGING, bringing).await.is_err() {
             tracing::info!("{} is slow to take what it lacks; the rest is left for later", peer.peer);
         }
+        let kept: HashSet<Hash> = pushed.kept.into_iter().collect();
         if !kept.is_empty() {
             tracing::info!("{} chunks were brought to {}, which lacked them", kept.len(), peer.peer);
         }

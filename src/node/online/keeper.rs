@@ -25,6 +25,9 @@ const ACCOUNTS: usize = 4096;
 /// What a lease costs besides its chunks: an entry in memory, for as long as it lasts.
 const LEASE_CHUNKS: u64 = 64;
 
+/// What one in a peer's own name costs besides its chunks.
+const OWN_LEASE_CHUNKS: u64 = 8;
+
 /// Chunks and their bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Amount {
@@ -72,7 +75,8 @@ impl Accounts {
         };
         let account = peers.entry(*peer).or_insert_with(new);
         if account.since.elapsed() >= self.lasts {
-            *account = new();
+            // What is open goes on to be counted from where it was.
+            *account = Account { charged: account.charged, ..new() };
         }
         act(account)
     }
@@ -143,8 +147,9 @@ impl ChunkSource for StoreKeeper {
 impl Keeper for StoreKeeper {
     fn open(&self, from: &PeerId, terms: LeaseTerms) -> Result<Box<dyn Intake>> {
         let owned = self.store.leases()?.owned(&terms.owner);
-        let owned = Amount { chunks: owned.chunks + owned.leases * LEASE_CHUNKS, bytes: owned.bytes };
+        let owned = Amount { chunks: owned.chunks + owned.leases * OWN_LEASE_CHUNKS, bytes: owned.bytes };
         let own = peer_key(from) == Some(terms.owner);
+        let is_new = self.store.leases()?.lease(&terms.manifest, &terms.owner).is_none();
         let intake = self.store.intake(bounded(terms))?;
         let (kept, charged) = self.accounts.with(from, |account| {
             let others = if own { Amount::default() } else { account.for_others };
@@ -159,7 +164,8 @@ impl Keeper for StoreKeeper {
             most: Amount { chunks: self.peer_chunks, bytes: self.peer_bytes },
             from: *from,
             own,
-            begun: AtomicBool::new(false),
+            // One that is renewed is counted already.
+            begun: AtomicBool::new(own && !is_new),
             loose: Mutex::default(),
             accounts: Arc::clone(&self.accounts),
             resolver: Arc::clone(&self.resolver),
@@ -226,7 +232,11 @@ impl QuotaIntake {
 
     /// Charges a chunk, of which so many `bytes` are new here.
     fn charge(&self, bytes: u64) {
-        let lease = if self.begun.swap(true, Ordering::Relaxed) { 0 } else { LEASE_CHUNKS };
+        let lease = match self.begun.swap(true, Ordering::Relaxed) {
+            true => 0,
+            false if self.own => OWN_LEASE_CHUNKS,
+            false => LEASE_CHUNKS,
+        };
         let is_new = bytes > 0;
         if is_new {
             self.loose.lock().unwrap_or_else(PoisonError::into_inner).add(1, bytes);

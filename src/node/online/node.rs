@@ -148,7 +148,7 @@ pub(super) struct NodeInner {
     pub(super) placed: Mutex<HashMap<Hash, PlacedAt>>,
     /// Which peers keep chunks of a version, by manifest, under the lease of this node, as far as it was placed since the start.
     pub(super) kept_by: Mutex<HashMap<Hash, BTreeSet<PeerId>>>,
-    /// Peers have ended leases since garbage was last collected for that.
+    /// There is garbage since it was last collected: peers have ended leases, say.
     pub(super) ended: Arc<AtomicBool>,
     /// Keys that are not in the network as they are here, as far as the last look and what came since tell; with the last failure to publish
     /// them.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::chunk::LeaseTerms;
@@ -99,6 +100,17 @@ impl Node {
         });
         report.seconds += started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// Removes the versions of those keys that are to `go`, but for those that are pinned, and has peers told and their room reclaimed. Says
+    /// how many versions those were.
+    pub(crate) fn remove_all(&self, go: impl Fn(&Key) -> bool) -> Result<u64> {
+        let gone = self.inner.store.remove_all(|key, _| go(key))?;
+        if gone > 0 {
+            self.inner.ended.store(true, Ordering::Relaxed);
+            self.wake();
+        }
+        Ok(gone)
     }
 
     /// Publishes what changed of `key`: for a label, a removal, or a version that was put without the network.

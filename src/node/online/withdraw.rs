@@ -1,7 +1,7 @@
 //! Taking back what the network still says of a key whose last version was removed here: a record without this machine's versions, and in
 //! the end without any, takes the place of the one that names them. Otherwise that would hold until its time is up.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -59,26 +59,47 @@ impl NodeInner {
     pub(super) async fn release_removed(&self) -> Result<()> {
         // In this order: a version is here before it is kept by anybody, so one that is kept and not found to be here was removed.
         let mut gone: HashSet<Hash> = lock(&self.kept_by).keys().copied().collect();
+        for manifest in self.manifests_here().await?.values().flatten() {
+            gone.remove(manifest);
+        }
         if gone.is_empty() {
             return Ok(());
         }
-        let store = self.store.clone();
-        let all = blocking(move || store.inner.chunks.all_refs("")).await?;
-        all.values().flat_map(|refs| refs.versions.values()).for_each(|entry| {
-            gone.remove(&entry.manifest);
-        });
-        let peers: Vec<(Hash, PeerId)> = {
-            let mut kept_by = lock(&self.kept_by);
-            let gone = gone.iter().filter_map(|manifest| Some((*manifest, kept_by.remove(manifest)?)));
-            gone.flat_map(|(manifest, peers)| peers.into_iter().map(move |peer| (manifest, peer))).collect()
-        };
-        let telling = peers.into_iter().map(|(manifest, peer)| self.release_on(peer, manifest));
-        let telling = futures::stream::iter(telling).buffer_unordered(TOLD_AT_ONCE).collect::<()>();
-        let _ = tokio::time::timeout(PATIENCE, telling).await;
+        let mut untold: HashSet<(Hash, PeerId)> = HashSet::new();
+        for manifest in &gone {
+            // Should it come back, it is to be placed again.
+            lock(&self.placed).remove(manifest);
+            let peers = lock(&self.kept_by).remove(manifest).unwrap_or_default();
+            untold.extend(peers.into_iter().map(|peer| (*manifest, peer)));
+        }
+        let telling: Vec<_> = untold.iter().map(|(manifest, peer)| self.release_on(*peer, *manifest)).collect();
+        let mut telling = futures::stream::iter(telling).buffer_unordered(TOLD_AT_ONCE);
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while let Ok(Some(told)) = tokio::time::timeout_at(until, telling.next()).await {
+            untold.remove(&told);
+        }
+        // The others hear it in the next round.
+        for (manifest, peer) in untold {
+            lock(&self.kept_by).entry(manifest).or_default().insert(peer);
+        }
+        // What came back meanwhile may have been placed before its peers were told.
+        for (key, _) in self.manifests_here().await?.iter().filter(|(_, here)| !here.is_disjoint(&gone)) {
+            lock(&self.placed).retain(|manifest, _| !gone.contains(manifest));
+            self.note_unpublished(key, true);
+        }
         Ok(())
     }
 
-    async fn release_on(&self, peer: PeerId, manifest: Hash) {
+    /// The manifests of the versions that are here, by their keys.
+    async fn manifests_here(&self) -> Result<BTreeMap<Key, HashSet<Hash>>> {
+        let store = self.store.clone();
+        let all = blocking(move || store.inner.chunks.all_refs("")).await?;
+        let manifests = |refs: KeyRefs| refs.versions.values().map(|entry| entry.manifest).collect();
+        Ok(all.into_iter().map(|(key, refs)| (key, manifests(refs))).collect())
+    }
+
+    /// Tells one peer, and says which and what of when that is done or cannot be.
+    async fn release_on(&self, peer: PeerId, manifest: Hash) -> (Hash, PeerId) {
         let owner = self.owner;
         let told = async {
             let link = self.links.to(&PeerAddresses { peer, addresses: Vec::new() }).await?;
@@ -88,5 +109,6 @@ impl NodeInner {
         if let Err(error) = told.await {
             tracing::debug!("{peer} keeps what was removed until the lease ends: {error}");
         }
+        (manifest, peer)
     }
 }

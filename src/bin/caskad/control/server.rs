@@ -190,8 +190,7 @@ fn serve(stream: &mut UnixStream, shared: &Arc<Shared>) -> io::Result<u8> {
     watch(stream.try_clone()?, monitor.clone(), Arc::clone(&left))?;
     // The client waits for an answer, whatever becomes of this thread. What the command shares with others is consistent at all times.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // How the node is can be asked whatever it is at.
-        let _turn = if cli.command.is_overview() { None } else { Some(Turn::wait(shared, &monitor)?) };
+        let _turn = if cli.command.takes_turns() { Some(Turn::wait(shared, &monitor)?) } else { None };
         cli.command.run(&context)
     }));
     let outcome = outcome.unwrap_or(Err(Failure::Panicked));
