@@ -121,7 +121,9 @@ impl Node {
             return self.version_here(&wanted, monitor);
         }
         let theirs = self.in_own_scope(&wanted);
-        let opened = self.block_on(async { Ok(self.inner.open(&theirs, Look::Newest, monitor).await?.0) });
+        let opened = self.patiently(&PATIENCE, monitor, || {
+            self.block_on(async { Ok(self.inner.open(&theirs, Look::Newest, monitor).await?.0) })
+        });
         opened.or_else(|error| self.copy_here(&wanted, error, monitor))
     }
 
@@ -238,12 +240,19 @@ impl Node {
     /// Has the node's threads [pull](NodeInner::pull_foreign) a version of another scope here; again after each pause while somebody who is
     /// needed is out of reach.
     fn pull_here(&self, wanted: &VersionRef, quest: Quest<'_>, monitor: &Monitor) -> Result<(Version, Fetched)> {
-        let mut pauses = quest.pauses.iter();
-        loop {
+        self.patiently(quest.pauses, monitor, || {
             let (wanted, part, look, stop) = (wanted.clone(), quest.part.clone(), quest.look, monitor.clone());
-            let pulled = self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &stop).await });
-            let (Err(Error::Unavailable { out_of_reach: true, .. }), Some(pause)) = (&pulled, pauses.next()) else {
-                return pulled;
+            self.run(|node| async move { node.pull_foreign(&wanted, &part, look, &stop).await })
+        })
+    }
+
+    /// Does `ask`, and again after each of the `pauses` while somebody who is needed is out of reach.
+    fn patiently<T>(&self, pauses: &[Duration], monitor: &Monitor, ask: impl Fn() -> Result<T>) -> Result<T> {
+        let mut pauses = pauses.iter();
+        loop {
+            let asked = ask();
+            let (Err(Error::Unavailable { out_of_reach: true, .. }), Some(pause)) = (&asked, pauses.next()) else {
+                return asked;
             };
             self.block_on(cancellable(monitor, async {
                 tokio::time::sleep(*pause).await;
