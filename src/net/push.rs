@@ -46,22 +46,9 @@ pub(crate) struct Pushed {
     pub(crate) full: bool,
 }
 
-/// Puts `chunks`, read from `source`, on `peer` under a lease of `terms`.
+/// Puts `chunks`, read from `source`, on `peer` under a lease of `terms`. What it has come to is in `pushed`, also for whoever does not wait
+/// until its end.
 pub(crate) async fn push(
-    links: &Links,
-    peer: &PeerAddresses,
-    source: Arc<dyn ChunkSource>,
-    chunks: &[Homed],
-    terms: LeaseTerms,
-    monitor: &Monitor,
-) -> Pushed {
-    let mut pushed = Pushed::default();
-    push_into(&mut pushed, links, peer, source, chunks, terms, monitor).await;
-    pushed
-}
-
-/// As [`push`], for whoever may not wait until its end: what it has come to by then is in `pushed`.
-pub(crate) async fn push_into(
     pushed: &mut Pushed,
     links: &Links,
     peer: &PeerAddresses,

@@ -20,7 +20,7 @@ use crate::net::framed::StreamError;
 use crate::net::handle::PeerAddresses;
 use crate::net::link::unusable;
 use crate::net::placement::Group;
-use crate::net::push::{Homed, Pushed, push_into};
+use crate::net::push::{Homed, Pushed, push};
 use crate::net::wire::Frame;
 use crate::node::online::keeper::readable_of;
 use crate::node::online::node::{Compared, NodeInner};
@@ -273,7 +273,7 @@ impl NodeInner {
         let bringing = async {
             for (terms, chunks) in by_terms.into_values() {
                 let source = Arc::new(self.store.clone());
-                push_into(&mut pushed, &self.links, &peer, source, &chunks, terms, &none).await;
+                push(&mut pushed, &self.links, &peer, source, &chunks, terms, &none).await;
                 if let Some(error) = pushed.failed.take() {
                     tracing::info!("a repair is left for later: {error}");
                 }

@@ -219,7 +219,8 @@ impl NodeInner {
     ) -> (PeerAddresses, Result<Pushed>) {
         if peer.peer != self.handle.own() {
             let source: Arc<dyn ChunkSource> = Arc::new(self.store.clone());
-            let pushed = push(&self.links, &peer, source, &chunks, terms, monitor).await;
+            let mut pushed = Pushed::default();
+            push(&mut pushed, &self.links, &peer, source, &chunks, terms, monitor).await;
             return (peer, Ok(pushed));
         }
         let intake = Arc::clone(intake);
